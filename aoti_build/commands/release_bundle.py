@@ -20,7 +20,7 @@ from aoti_build.artifact.bundle.record import (
     release_json,
 )
 from aoti_build.artifact.bundle.structure import sums_text
-from aoti_build.artifact.manifest import MODEL, VERIFY
+from aoti_build.artifact.manifest import BENCH, MODEL, VERIFY
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.release_notes import notes
 from aoti_build.commands.release_sbom import sbom
@@ -83,12 +83,12 @@ def add_findings(
         **shown.as_json(),
     }
     write_json(staged / folder / VERIFY, document, sync=False)
-    bench = read_bench(artifact_directory(project, target) / layout.BENCH)
+    bench = read_bench(artifact_directory(project, target) / BENCH)
     if bench is None or verdict.package is None:
         return None
     if (bench.key, bench.package_sha256) != (key, verdict.package.sha256):
         return None
-    write_bench(staged / folder / layout.BENCH, bench)
+    write_bench(staged / folder / BENCH, bench)
     return bench
 
 

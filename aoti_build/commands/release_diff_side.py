@@ -14,6 +14,7 @@ import msgspec
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.record import ReleaseRecord, read_release
 from aoti_build.artifact.manifest import (
+    BENCH,
     LOG,
     MANIFEST,
     REFERENCE_DATA,
@@ -29,7 +30,7 @@ from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.measurement.record import BenchRecord, read_bench
 
 # The files of an artifact that a release has as evidence. The others are what is loaded.
-_EVIDENCE = {MANIFEST, REFERENCE_DATA, VERIFY, LOG, layout.BENCH}
+_EVIDENCE = {MANIFEST, REFERENCE_DATA, VERIFY, LOG, BENCH}
 _UNPACK = "unpack it first: mkdir DIR && tar -xf {name} -C DIR --strip-components=1"
 _NAME_IT = "name the directory of a release, or its release.json"
 
@@ -89,7 +90,7 @@ class Side:
 
     def bench(self, target: str) -> BenchRecord | None:
         """The measurement of a target; None if there is none that this program reads."""
-        file = self.file(f"{layout.artifact_path(target)}/{layout.BENCH}")
+        file = self.file(f"{layout.artifact_path(target)}/{BENCH}")
         return read_bench(file) if file is not None else None
 
     def libraries(self) -> tuple[Library, ...] | None:

@@ -7,9 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from aoti_build.artifact.bundle import layout
-from aoti_build.artifact.bundle.record import ReleaseRecord, parse_release
+from aoti_build.artifact.bundle.record import ReleaseRecord, read_release
 from aoti_build.artifact.signing.refusals import some
-from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.errors import ArtifactError
 from aoti_build.registry.oci_manifest import ReleaseLayer
 
@@ -24,7 +23,7 @@ def read_record(directory: Path, where: str) -> ReleaseRecord:
     Raises `ArtifactError` with `where` as its place if there is none, or none that can be read.
     """
     try:
-        content = read_bytes(directory / layout.RELEASE, RECORD_LIMIT)
+        record, _ = read_release(directory, where)
     except OSError as error:
         raise ArtifactError(
             f"the release has no {layout.RELEASE} that can be read",
@@ -32,7 +31,7 @@ def read_record(directory: Path, where: str) -> ReleaseRecord:
             cause=error.strerror or str(error),
             hint="get the release again from where it was published",
         ) from error
-    return parse_release(content, where)
+    return record
 
 
 def require_recorded(record: ReleaseRecord, files: Collection[ReleaseLayer], where: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aoti_build.artifact.bundle.layout import BENCH, artifact_path
+from aoti_build.artifact.bundle.layout import artifact_path
 from aoti_build.artifact.bundle.record import ReleasedTarget, Verification
-from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.manifest import BENCH, MODEL, Manifest
 from aoti_build.commands.release_licences import licences_of
 from aoti_build.commands.verify_report import Verdict
 from aoti_build.common.digests import digest_json

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from aoti_build.artifact.manifest import MODEL, FileRecord, Manifest
+from aoti_build.artifact.manifest import BENCH, MODEL, FileRecord, Manifest
 from aoti_build.artifact.manifest_types import ProvenanceRecord
 from aoti_build.artifact.paths import artifact_directory, trace_path
 from aoti_build.artifact.provenance import provenance
@@ -20,7 +20,6 @@ from aoti_build.commands.build import plan
 from aoti_build.commands.conclusion import head, target_option
 from aoti_build.commands.json_values import json_list
 from aoti_build.commands.report_bench import (
-    BENCH,
     Bench,
     BenchState,
     bench_of,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.manifest import BENCH, MODEL, Manifest
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.text_enum import TextEnum
 from aoti_build.measurement.record import (
@@ -22,7 +22,6 @@ from aoti_build.measurement.record import (
     read_bench,
 )
 
-BENCH = "bench.json"
 # The fields of a summary that only a record has.
 _SUMMARY_FIELDS = ("measured", "machine_class", "first_seconds", "steady_seconds", "base")
 

@@ -12,9 +12,8 @@ from typing import Any
 from msgspec.structs import replace
 from small_projects import PASSED_CASE, publish_fake, write_project
 
-from aoti_build.artifact.manifest import MODEL, Manifest
+from aoti_build.artifact.manifest import BENCH, MODEL, Manifest
 from aoti_build.artifact.paths import artifact_directory, trace_path
-from aoti_build.commands.report_bench import BENCH
 from aoti_build.commands.report_history import (
     SECONDS,
     HistoryPoint,

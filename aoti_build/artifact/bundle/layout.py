@@ -11,8 +11,6 @@ SIGNATURE = "model.sig"
 
 # Artifacts, as ``models/<model>/<variant>/``.
 MODELS = "models"
-# The measurement of an artifact, beside it.
-BENCH = "bench.json"
 # in-toto statements: how each package was built, and how it was checked.
 PROVENANCE = "evidence/provenance.json"
 TEST_RESULTS = "evidence/test-results.json"

@@ -164,8 +164,10 @@ def parse_release(content: bytes, where: str) -> ReleaseRecord:
         raise _unreadable(where, str(error)) from error
 
 
-def read_release(path: Path) -> tuple[ReleaseRecord, str]:
+def read_release(path: Path, where: str | None = None) -> tuple[ReleaseRecord, str]:
     """The record in a bundle, or in its `release.json` alone, and the sha256 of that file.
+
+    `where` is the place in errors, if the path says nothing to the user.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
@@ -174,7 +176,7 @@ def read_release(path: Path) -> tuple[ReleaseRecord, str]:
     if path.is_dir():
         path /= layout.RELEASE
     content = read_bytes(path, RECORD_LIMIT)
-    return parse_release(content, str(path)), digest_bytes(content)
+    return parse_release(content, where or str(path)), digest_bytes(content)
 
 
 def _unreadable(where: str, cause: str) -> ArtifactError:

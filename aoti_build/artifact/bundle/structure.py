@@ -14,14 +14,14 @@ from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.opened import OpenBundle
 from aoti_build.artifact.bundle.record import ReleasedTarget, ReleaseRecord
 from aoti_build.artifact.bundle.signed import ContradictoryRelease, parse_manifest_of
-from aoti_build.artifact.manifest import MANIFEST, MODEL, VERIFY, Manifest
+from aoti_build.artifact.manifest import BENCH, MANIFEST, MODEL, VERIFY, Manifest
 from aoti_build.artifact.signing.compare import compare_modes
 from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.fields import loads
 from aoti_build.common.stat_cache import file_size
 
-_OWN_FILES = (MANIFEST, VERIFY, layout.BENCH)
+_OWN_FILES = (MANIFEST, VERIFY, BENCH)
 _MODE_DIGITS = "01234567"
 _UNLISTED_MODE = 0o644
 
@@ -128,7 +128,7 @@ class _Structure:
         verdict = f"{folder}/{VERIFY}"
         if verdict in self._digests:
             self._require_fields(verdict, key=released.key, sha256=released.package_sha256)
-        bench = f"{folder}/{layout.BENCH}"
+        bench = f"{folder}/{BENCH}"
         if released.bench not in (None, bench):
             raise self._contradiction(f"{layout.RELEASE} names another measurement than {bench}")
         if (bench in self._digests) != (released.bench is not None):
