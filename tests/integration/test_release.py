@@ -67,10 +67,14 @@ def bundle(checkout: Path) -> Path:
 
 
 def shell(root: Path, script: str, **variables: str) -> Finished:
-    """A step of a job: bash with the options that GitHub gives it, with `inv` and `gh`."""
+    """A step of a job: bash with the options that GitHub gives it, with `invoke` and `gh`.
+
+    The environment that runs the tests is not always on PATH.
+    """
     programs = root / ".git" / "programs"
     programs.mkdir(exist_ok=True)
-    for name, text in (("inv", f'#!/bin/sh\nexec {sys.executable} -m invoke "$@"\n'), ("gh", GH)):
+    invoke = f'#!/bin/sh\nexec {sys.executable} -m invoke "$@"\n'
+    for name, text in {"inv": invoke, "invoke": invoke, "gh": GH}.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     done = subprocess.run(
