@@ -19,9 +19,9 @@ from aoti_build.models_file.project import Project, Target
 
 if TYPE_CHECKING:
     from aoti_build.commands.build import BuildReport
-    from aoti_build.commands.run_report import RunReport
+    from aoti_build.commands.run.report import RunReport
     from aoti_build.commands.status import StatusReport
-    from aoti_build.commands.verify_report import VerifyReport
+    from aoti_build.commands.verify.report import VerifyReport
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # A loaded project, or the path of a models.yaml.
@@ -122,8 +122,8 @@ def verify(
         ToolchainError: this host lacks what every artifact needs.
         Interrupted: Ctrl-C was pressed.
     """
-    from aoti_build.commands.verify import RUNTIMES
-    from aoti_build.commands.verify import verify as command
+    from aoti_build.commands.verify.command import RUNTIMES
+    from aoti_build.commands.verify.command import verify as command
 
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
@@ -164,7 +164,7 @@ def run(
         ToolchainError: this host lacks what every artifact needs.
         Interrupted: Ctrl-C was pressed.
     """
-    from aoti_build.commands.run import run as command
+    from aoti_build.commands.run.command import run as command
 
     loaded, chosen = _chosen(project, targets)
     return command(

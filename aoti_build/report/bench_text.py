@@ -7,7 +7,7 @@ from statistics import median
 
 from msgspec.structs import replace
 
-from aoti_build.commands.bench_report import Benchmark, BenchReport, metric_text
+from aoti_build.commands.bench.report import Benchmark, BenchReport, metric_text
 from aoti_build.measurement.record import (
     BenchRecord,
     ComparisonRecord,

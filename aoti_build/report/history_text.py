@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoti_build.commands.bench_history import (
+from aoti_build.commands.bench.history import (
     FoundStep,
     HistoryReport,
     SeriesHistory,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aoti_build import __version__
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify_report import (
+from aoti_build.commands.verify.report import (
     OUT_OF_DATE,
     RUNTIME_WORDS,
     VACUOUS,

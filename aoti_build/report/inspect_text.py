@@ -14,8 +14,8 @@ from aoti_build.report.terminal import error_lines, for_terminal, printable_line
 
 if TYPE_CHECKING:
     from aoti_build.artifact.manifest import Manifest
-    from aoti_build.commands.inspect import Inspected, InspectReport
-    from aoti_build.commands.inspect_diff import Difference, DiffReport
+    from aoti_build.commands.inspect.command import Inspected, InspectReport
+    from aoti_build.commands.inspect.diff import Difference, DiffReport
 
 # How much of a tree to show, from the most to the least: the depth of branches, and the rows of
 # each list.

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from msgspec import UNSET
 
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify_report import (
+from aoti_build.commands.verify.report import (
     CPP,
     CUDA_GRAPHS,
     OUT_OF_DATE,

@@ -10,8 +10,8 @@ import html
 import re
 from collections.abc import Sequence
 
-from aoti_build.commands.report import ProjectReport, TargetReport
-from aoti_build.commands.report_bench import cold_starts
+from aoti_build.commands.report.bench import cold_starts
+from aoti_build.commands.report.command import ProjectReport, TargetReport
 from aoti_build.measurement.record import ComparisonRecord
 from aoti_build.report.page import changes, overview_row
 from aoti_build.report.page_bench import interval_text, metric_text

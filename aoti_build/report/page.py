@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aoti_build.commands.report import ProjectReport, TargetReport
-from aoti_build.commands.report_bench import BenchState, first_inference, steady_latency
+from aoti_build.commands.report.bench import BenchState, first_inference, steady_latency
+from aoti_build.commands.report.command import ProjectReport, TargetReport
 from aoti_build.errors import with_task_names
 from aoti_build.measurement.record import Machine
 from aoti_build.report.page_bench import BenchView, bench_view

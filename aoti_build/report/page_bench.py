@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aoti_build.commands.report_bench import (
+from aoti_build.commands.report.bench import (
     Bench,
     BenchState,
     ColdStart,

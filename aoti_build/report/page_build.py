@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands.report_verification import BUILD, Verification, WorstOutput
+from aoti_build.commands.report.verification import BUILD, Verification, WorstOutput
 from aoti_build.errors import with_task_names
 from aoti_build.planning.actions import Action
 from aoti_build.planning.plan import Step

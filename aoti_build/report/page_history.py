@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TypeAlias
 
-from aoti_build.commands.report_history import BYTES, HistoryPoint, HistorySeries, HistoryStep
+from aoti_build.commands.report.history import BYTES, HistoryPoint, HistorySeries, HistoryStep
 from aoti_build.report.line_chart import LineChart, line_chart
 from aoti_build.report.spelling import axis_text, change_text, moment_text, time_text
 from aoti_build.report.terminal import size_text

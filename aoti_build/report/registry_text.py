@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aoti_build.report.terminal import for_terminal, size_text
 
 if TYPE_CHECKING:
-    from aoti_build.commands.release_pull import PullReport
-    from aoti_build.commands.release_push import PushReport
+    from aoti_build.commands.release.pull import PullReport
+    from aoti_build.commands.release.push import PushReport
 
 
 @for_terminal

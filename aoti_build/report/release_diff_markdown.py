@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aoti_build.commands.release_diff_parts import NamedChange
-from aoti_build.commands.release_diff_report import ReleaseDiff
-from aoti_build.commands.release_notes import changes
+from aoti_build.commands.release.notes import changes
+from aoti_build.commands.release_diff.parts import NamedChange
+from aoti_build.commands.release_diff.report import ReleaseDiff
 from aoti_build.report.markdown import code, escaped, table
 from aoti_build.report.release_diff_text import (
     INDICATIVE,

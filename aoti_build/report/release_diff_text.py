@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aoti_build.commands.release_changes import ChangeKind, change_words
-from aoti_build.commands.release_diff_drift import OutputDrift
-from aoti_build.commands.release_diff_limits import Verdict
-from aoti_build.commands.release_diff_parts import NamedChange
-from aoti_build.commands.release_diff_report import ReleaseDiff, TargetDiff
-from aoti_build.commands.release_diff_side import Side
-from aoti_build.commands.release_diff_speed import SpeedRatio
+from aoti_build.commands.release.changes import ChangeKind, change_words
+from aoti_build.commands.release_diff.drift import OutputDrift
+from aoti_build.commands.release_diff.limits import Verdict
+from aoti_build.commands.release_diff.parts import NamedChange
+from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
+from aoti_build.commands.release_diff.side import Side
+from aoti_build.commands.release_diff.speed import SpeedRatio
 from aoti_build.measurement.record import Metric
 from aoti_build.report.spelling import change_text, ratio_text
 from aoti_build.report.terminal import count_text, for_terminal, reasons_text, size_text, table

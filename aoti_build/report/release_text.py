@@ -10,7 +10,7 @@ from aoti_build.report.text import build_lines
 from aoti_build.report.verify_text import verify_lines
 
 if TYPE_CHECKING:
-    from aoti_build.commands.release_report import Released, ReleaseReport
+    from aoti_build.commands.release.report import Released, ReleaseReport
 
 
 @for_terminal

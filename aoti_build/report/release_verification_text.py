@@ -9,7 +9,7 @@ from aoti_build.report.verify_text import verify_lines
 
 if TYPE_CHECKING:
     from aoti_build.artifact.signing.verify import Signer
-    from aoti_build.commands.verify_release_report import ReleaseVerification
+    from aoti_build.commands.verify_release.report import ReleaseVerification
 
 
 @for_terminal

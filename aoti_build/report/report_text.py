@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoti_build.commands.report import ProjectReport
+from aoti_build.commands.report.command import ProjectReport
 from aoti_build.report.page import changes, overview_row
 from aoti_build.report.terminal import count_text, for_terminal, table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aoti_build.commands.run_report import Run, RunReport, TargetRuns
+from aoti_build.commands.run.report import Run, RunReport, TargetRuns
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.figures import RunFigures, RunSeconds, TensorFacts, Timing, TopClasses
 from aoti_build.report.terminal import (

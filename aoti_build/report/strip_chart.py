@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aoti_build.commands.report_bench import Bin
+from aoti_build.commands.report.bench import Bin
 from aoti_build.report.charts import AXIS, RowText, row_text
 from aoti_build.report.scales import Scale, Tick, log_scale, tight_scale
 

@@ -29,7 +29,7 @@ from aoti_build.report.terminal import (
 if TYPE_CHECKING:
     from aoti_build.commands.build import BuildReport
     from aoti_build.commands.clean import CleanReport
-    from aoti_build.commands.doctor import DoctorReport
+    from aoti_build.commands.doctor.command import DoctorReport
     from aoti_build.commands.export import ExportReport
     from aoti_build.commands.gc import GcReport
     from aoti_build.commands.status import StatusReport

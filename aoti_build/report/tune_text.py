@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoti_build.commands.tune_report import Outcome, Row, TuneReport, Tuning
+from aoti_build.commands.tune.report import Outcome, Row, TuneReport, Tuning
 from aoti_build.errors import with_task_names
 from aoti_build.measurement.statistics import Comparison
 from aoti_build.models_file.tuned import TUNED_FILE

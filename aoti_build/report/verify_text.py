@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aoti_build.commands.verify_report import RUNTIME_WORDS, Verdict, VerifyReport
+from aoti_build.commands.verify.report import RUNTIME_WORDS, Verdict, VerifyReport
 from aoti_build.figures import OutputFigures, as_json
 from aoti_build.report.spelling import loss
 from aoti_build.report.terminal import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aoti_build.commands.report_verification import Verification
+from aoti_build.commands.report.verification import Verification
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.planning.actions import Action
 

@@ -32,7 +32,7 @@ from aoti_build.tasks.interruption import Interruption
 from aoti_build.tasks.naming import name_tasks_as_invoked
 
 if TYPE_CHECKING:
-    from aoti_build.commands.verify_report import VerifyReport
+    from aoti_build.commands.verify.report import VerifyReport
     from aoti_build.work.watch import Watcher
 
     class Report(Protocol):

@@ -91,7 +91,7 @@ def tune(
     The result is written into tuned.yaml, for the preset `tuned`.
     """
     with contract(json, debug):
-        from aoti_build.commands import tune as command
+        from aoti_build.commands.tune import command
         from aoti_build.measurement.statistics import BAND
         from aoti_build.report.tune_text import tune_lines
 

@@ -52,7 +52,7 @@ def verify(
             if path:
                 check_output(Path(path))
         if release:
-            from aoti_build.commands.verify_release_options import ReceiverOptions
+            from aoti_build.commands.verify_release.options import ReceiverOptions
             from aoti_build.tasks import receiving
 
             receiving.refuse_with_release(
@@ -80,7 +80,7 @@ def verify(
             receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
             return
         _refuse_without_release(public_key, min_version, unsigned)
-        from aoti_build.commands import verify as command
+        from aoti_build.commands.verify import command
         from aoti_build.report.verify_text import verify_lines
 
         project, targets = project_of(context, file, target, root, artifacts)
@@ -104,7 +104,7 @@ def verify(
 
 def _runtime(runtime: str, cuda_graphs: bool) -> str:
     """What calls the packages, by the options --runtime and --cuda-graphs."""
-    from aoti_build.commands.verify_report import CUDA_GRAPHS, PYTHON, RUNTIMES
+    from aoti_build.commands.verify.report import CUDA_GRAPHS, PYTHON, RUNTIMES
 
     runtime = runtime or PYTHON
     require_choice("--runtime", runtime, RUNTIMES)
@@ -147,7 +147,7 @@ def run(
     images.
     """
     with contract(json, debug):
-        from aoti_build.commands import run as command
+        from aoti_build.commands.run import command
         from aoti_build.report.run_text import run_lines
 
         project, targets = project_of(context, file, target, root, artifacts)

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from invoke import Context
 
-from aoti_build.commands.inspect import Inspected, inspect_file, inspect_target
-from aoti_build.commands.inspect_diff import DiffReport, diff
+from aoti_build.commands.inspect.command import Inspected, inspect_file, inspect_target
+from aoti_build.commands.inspect.diff import DiffReport, diff
 from aoti_build.errors import UsageError
 from aoti_build.tasks.project import project_of
 

@@ -26,7 +26,7 @@ def bench_history(
     Step changes are found in each series.
     """
     with contract(json, debug):
-        from aoti_build.commands import bench_history as command
+        from aoti_build.commands.bench import history as command
         from aoti_build.report.history_text import history_lines
 
         project, targets = project_of(context, file, target, root, artifacts, history)

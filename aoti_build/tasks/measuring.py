@@ -47,8 +47,8 @@ def bench(
     latency, memory. The result is written into bench.json beside the artifact.
     """
     with contract(json, debug):
-        from aoti_build.commands import bench as command
-        from aoti_build.commands.bench_ways import read_ways
+        from aoti_build.commands.bench import command
+        from aoti_build.commands.bench.ways import read_ways
         from aoti_build.measurement.gate import Rule, parse_limits
         from aoti_build.measurement.samples import SECONDS
         from aoti_build.measurement.statistics import BAND, PAIRS

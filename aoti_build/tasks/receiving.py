@@ -10,14 +10,14 @@ from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import finish, progress, show, write_reports
 
 if TYPE_CHECKING:
-    from aoti_build.commands.verify_release_options import ReceiverOptions
+    from aoti_build.commands.verify_release.options import ReceiverOptions
 
 
 def verify_received(
     options: ReceiverOptions, *, junit: str, html: str, json: bool, quiet: bool
 ) -> None:
     """Verify a bundle, show the report, and end the task."""
-    from aoti_build.commands.verify_release import verify_release
+    from aoti_build.commands.verify_release.command import verify_release
     from aoti_build.report.release_verification_text import release_verification_lines
 
     report = verify_release(options, on_progress=progress((), quiet))

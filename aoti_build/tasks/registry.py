@@ -25,7 +25,7 @@ def release_push(
     Files that are there already are not uploaded again.
     """
     with contract(json, debug):
-        from aoti_build.commands.release_push import push
+        from aoti_build.commands.release.push import push
         from aoti_build.report.registry_text import push_lines
 
         report = push(
@@ -54,7 +54,7 @@ def release_pull(
     Every file is compared with its digest, and with a signature if asked.
     """
     with contract(json, debug):
-        from aoti_build.commands.release_pull import pull
+        from aoti_build.commands.release.pull import pull
         from aoti_build.report.registry_text import pull_lines
 
         if not out:

@@ -25,7 +25,7 @@ from aoti_build.tasks.options import documented_task, read_base, read_list
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
-    from aoti_build.commands.release_diff_report import ReleaseDiff
+    from aoti_build.commands.release_diff.report import ReleaseDiff
 
 _STDOUT = "-"
 
@@ -57,7 +57,7 @@ def release(
     The bundle appears whole or not at all.
     """
     with contract(json, debug):
-        from aoti_build.commands import release as command
+        from aoti_build.commands.release import command
         from aoti_build.report.release_text import release_lines
 
         if not version or not out:
@@ -97,7 +97,7 @@ def release(
 def _page(project: Project, targets: Sequence[Target], created: str) -> bytes:
     """The page of a release. Two releases of the same artifacts have the same page, so it says
     nothing of the moment and of the last build."""
-    from aoti_build.commands.report import report
+    from aoti_build.commands.report.command import report
     from aoti_build.report.page import report_page
 
     made = report(project, tuple(targets))
@@ -126,8 +126,8 @@ def release_diff(
     Nothing is loaded, and no signature is verified.
     """
     with contract(json, debug):
-        from aoti_build.commands.release_diff import release_diff as command
-        from aoti_build.commands.release_diff_limits import parse_policy
+        from aoti_build.commands.release_diff.command import release_diff as command
+        from aoti_build.commands.release_diff.limits import parse_policy
         from aoti_build.common.outputs import check_output
         from aoti_build.report.release_diff_text import release_diff_lines
 

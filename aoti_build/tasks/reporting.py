@@ -14,7 +14,7 @@ from aoti_build.tasks.options import documented_task
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
-    from aoti_build.commands.report import ProjectReport
+    from aoti_build.commands.report.command import ProjectReport
 
 _PAGE = "report.html"
 _STDOUT = "-"
@@ -39,8 +39,8 @@ def report(
     measured.
     """
     with contract(json, debug):
-        from aoti_build.commands.report import report as command
-        from aoti_build.commands.report_history import read_history
+        from aoti_build.commands.report.command import report as command
+        from aoti_build.commands.report.history import read_history
         from aoti_build.common.outputs import check_output
         from aoti_build.report.report_text import report_lines
 

@@ -80,7 +80,7 @@ def inspect(
     They are read, and not loaded.
     """
     with contract(json, debug):
-        from aoti_build.commands import inspect as command
+        from aoti_build.commands.inspect import command
         from aoti_build.report import inspect_text
         from aoti_build.report.terminal import terminal_size
 

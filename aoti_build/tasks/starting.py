@@ -13,7 +13,7 @@ from aoti_build.tasks.options import documented_task, read_list
 from aoti_build.tasks.project import project_directory
 
 if TYPE_CHECKING:
-    from aoti_build.commands.init import Look, Wishes
+    from aoti_build.commands.init.command import Look, Wishes
 
 
 @documented_task
@@ -34,7 +34,7 @@ def init(
     for on a terminal, and guessed elsewhere.
     """
     with contract(json, debug):
-        from aoti_build.commands import init as command
+        from aoti_build.commands.init import command
 
         found = command.look(project_directory(context), file)
         wishes = command.Wishes(

@@ -101,7 +101,7 @@ def doctor(
     has its cause and remedy.
     """
     with contract(json, debug):
-        from aoti_build.commands import doctor as command
+        from aoti_build.commands.doctor import command
         from aoti_build.host.devices import device_names
         from aoti_build.report import text
 

@@ -18,7 +18,9 @@ import os, sys
 from pathlib import Path
 from aoti_build.models_file import load_project
 from aoti_build.work import check
-from aoti_build.commands import run, verify, verify_comparison
+from aoti_build.commands.run import command as run
+from aoti_build.commands.verify import command as verify
+from aoti_build.commands.verify import comparison as verify_comparison
 
 command, foreign, published = sys.argv[1], sys.argv[2], sys.argv[3]
 project = load_project(Path("models.yaml").absolute())

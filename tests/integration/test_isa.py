@@ -19,7 +19,7 @@ from aoti_build.artifact.manifest import Manifest, read_manifest
 from aoti_build.commands.build import build
 from aoti_build.commands.clean import clean
 from aoti_build.commands.status import status
-from aoti_build.commands.verify import verify
+from aoti_build.commands.verify.command import verify
 from aoti_build.errors import ArtifactError
 from aoti_build.host import cpu
 from aoti_build.models_file import load_project

@@ -10,7 +10,7 @@ import torch
 
 from aoti_build._torch.checking.reference_data import Case, Plain, ReferenceData, with_digests
 from aoti_build._torch.checking.reference_writer import save_reference_data
-from aoti_build.commands.release_diff_drift import Drift, Reference, drift_of
+from aoti_build.commands.release_diff.drift import Drift, Reference, drift_of
 
 INPUT = torch.arange(6.0)
 LARGE = 200_000  # elements, of which the writer makes a summary where there is no room

@@ -121,14 +121,14 @@ def test_a_second_release_has_the_same_bytes_and_modes(checkout: Path, bundle: P
 def test_a_release_that_is_killed_leaves_nothing_of_its_name(checkout: Path, step: str) -> None:
     code = (
         "import os, signal\n"
-        "from aoti_build.commands import release, release_bundle\n"
+        "from aoti_build.commands.release import bundle, command\n"
         "from aoti_build.models_file import load_project\n"
         "from pathlib import Path\n"
         "def end(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"release_bundle.{step} = release.{step} = end\n"
+        f"bundle.{step} = command.{step} = end\n"
         "project = load_project(Path('models.yaml').absolute())\n"
-        "options = release.ReleaseOptions('1', 'dist/killed', archive='dist/killed.tar.gz')\n"
-        "release.release(project, project.targets, options)\n"
+        "options = command.ReleaseOptions('1', 'dist/killed', archive='dist/killed.tar.gz')\n"
+        "command.release(project, project.targets, options)\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=checkout, check=False)
     assert answer.returncode == -signal.SIGKILL

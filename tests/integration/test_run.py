@@ -26,7 +26,7 @@ from aoti_build._torch.data.image import images, top_classes
 from aoti_build._torch.data.read import READERS, read
 from aoti_build._torch.jobs.run import summary
 from aoti_build._torch.jobs.saving import WRITERS, save
-from aoti_build.commands.run_inputs import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
+from aoti_build.commands.run.inputs import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 from aoti_build.errors import UsageError
 from aoti_build.models_file.presence import source_is_here
 from aoti_build.models_file.project import Image, Model, Source, Weights

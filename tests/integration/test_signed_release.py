@@ -53,9 +53,9 @@ print(json.dumps([output, model.metadata["load"]]))
 EXCHANGE = """
 import os, sys
 from pathlib import Path
-from aoti_build.commands import verify_comparison
-from aoti_build.commands.verify_release import verify_release
-from aoti_build.commands.verify_release_options import ReceiverOptions
+from aoti_build.commands.verify import comparison as verify_comparison
+from aoti_build.commands.verify_release.command import verify_release
+from aoti_build.commands.verify_release.options import ReceiverOptions
 from aoti_build.errors import AotiBuildError
 from aoti_build.work import check
 

@@ -87,8 +87,8 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
         "work.check",
         "work.schedule",
         "work.target",
-        "commands.run",
-        "commands.verify",
+        "commands.run.command",
+        "commands.verify.command",
         "measurement.bench_samples",
         "measurement.samples",
     )

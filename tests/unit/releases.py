@@ -14,7 +14,7 @@ from small_projects import sealed, write_project
 
 from aoti_build.artifact.signing.private_keys import read_signing_key
 from aoti_build.artifact.signing.sign import sign, write_signature
-from aoti_build.commands.release import ReleaseOptions, release
+from aoti_build.commands.release.command import ReleaseOptions, release
 from aoti_build.common.digests import digest_file
 
 MODELS = """\

@@ -14,7 +14,7 @@ from small_projects import PASSED_CASE, publish_fake, write_project
 
 from aoti_build.artifact.manifest import BENCH, MODEL, Manifest
 from aoti_build.artifact.paths import artifact_directory, trace_path
-from aoti_build.commands.report_history import (
+from aoti_build.commands.report.history import (
     SECONDS,
     HistoryPoint,
     HistorySeries,

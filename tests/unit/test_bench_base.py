@@ -12,7 +12,7 @@ from small_projects import TWO_MODELS, contents, publish_fake, store_of, write_p
 from aoti_build.artifact.manifest import MODEL, Manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.provenance import full_commit
-from aoti_build.commands.bench_base import BasePackage, find_base
+from aoti_build.commands.bench.base import BasePackage, find_base
 from aoti_build.commands.export import export
 from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.models_file import Project

@@ -25,11 +25,11 @@ from small_projects import (
 
 from aoti_build.artifact.manifest import BENCH, read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands import bench as command
-from aoti_build.commands.bench import Options, bench
-from aoti_build.commands.bench_measure import TargetBench
-from aoti_build.commands.bench_report import Benchmark, BenchReport
-from aoti_build.commands.bench_target import Bencher, Measured
+from aoti_build.commands.bench import command
+from aoti_build.commands.bench.command import Options, bench
+from aoti_build.commands.bench.measure import TargetBench
+from aoti_build.commands.bench.report import Benchmark, BenchReport
+from aoti_build.commands.bench.target import Bencher, Measured
 from aoti_build.errors import ArtifactError, BuildError, ExitCode, Interrupted, UsageError
 from aoti_build.host import cuda, distributions
 from aoti_build.measurement.gate import Rule, parse_limits
@@ -309,7 +309,7 @@ def test_what_does_not_fit_into_the_budget_is_left_out(
     # Each look at the clock takes 20 s.
     times = itertools.count(time.monotonic(), 20.0)
     slow = partial(TargetBench, clock=lambda: next(times))
-    monkeypatch.setattr("aoti_build.commands.bench_target.TargetBench", slow)
+    monkeypatch.setattr("aoti_build.commands.bench.target.TargetBench", slow)
     report = bench(measured, measured.targets, Options(budget=200.0))
     assert row(report, Way.ARTIFACT, Cache.EMPTY).samples
     assert row(report, Way.COMPILE, Cache.USED).error == "the budget ended before"
@@ -394,7 +394,7 @@ def test_artifacts_that_cannot_be_written_are_measured_all_the_same(
     def refuse(path: Path, record: BenchRecord) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("aoti_build.commands.bench_record.write_bench", refuse)
+    monkeypatch.setattr("aoti_build.commands.bench.record.write_bench", refuse)
     report = bench(measured, measured.targets, Options(ways=(Way.ARTIFACT,), samples=1))
     assert only(report).notes == ("bench.json was not written: Read-only file system",)
     assert report.exit_code == 0

@@ -13,7 +13,7 @@ import pytest
 from history_records import FIRST_DAY, entry, record
 from small_projects import ONE_MODEL, inv, write_project
 
-from aoti_build.commands.bench_history import bench_history
+from aoti_build.commands.bench.history import bench_history
 from aoti_build.errors import UsageError
 from aoti_build.measurement.history import append
 from aoti_build.measurement.history_csv import csv_text

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from small_projects import FakeWorker, inv
 
-from aoti_build.commands import doctor as command
-from aoti_build.commands import doctor_failures
-from aoti_build.commands.doctor import DoctorReport, doctor
-from aoti_build.commands.doctor_failures import explain
+from aoti_build.commands.doctor import command
+from aoti_build.commands.doctor import failures as doctor_failures
+from aoti_build.commands.doctor.command import DoctorReport, doctor
+from aoti_build.commands.doctor.failures import explain
 from aoti_build.errors import AotiBuildError, BuildError, Interrupted
 from aoti_build.host.checks.finding import FAIL, OK, SKIPPED, UNAVAILABLE, Finding
 from aoti_build.report.text import doctor_lines

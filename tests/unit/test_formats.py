@@ -43,37 +43,37 @@ from aoti_build.artifact.paths import (
 )
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.signing.verify import Signer
-from aoti_build.commands.bench_history import bench_history
-from aoti_build.commands.bench_report import Benchmark, BenchReport
+from aoti_build.commands.bench.history import bench_history
+from aoti_build.commands.bench.report import Benchmark, BenchReport
 from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.ci_cache import ci_cache
 from aoti_build.commands.clean import CleanReport
-from aoti_build.commands.doctor import DoctorReport
+from aoti_build.commands.doctor.command import DoctorReport
 from aoti_build.commands.export import Exported, ExportReport, export
 from aoti_build.commands.gc import gc
-from aoti_build.commands.init import Wishes, init, look
-from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
-from aoti_build.commands.inspect_diff import diff
+from aoti_build.commands.init.command import Wishes, init, look
+from aoti_build.commands.inspect.command import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect.diff import diff
 from aoti_build.commands.plan_report import PlanReport
-from aoti_build.commands.release_diff import release_diff
-from aoti_build.commands.release_diff_drift import Drift, OutputDrift
-from aoti_build.commands.release_diff_limits import parse_policy
-from aoti_build.commands.release_diff_parts import NamedChange
-from aoti_build.commands.release_diff_policy import judge
-from aoti_build.commands.release_diff_speed import Speed, SpeedRatio
-from aoti_build.commands.release_pull import PullReport
-from aoti_build.commands.release_push import PushReport
-from aoti_build.commands.release_report import ArchiveFile, Released, ReleaseReport
-from aoti_build.commands.release_target import ReleasedArtifact, released_target
-from aoti_build.commands.report import report
-from aoti_build.commands.report_history import History
-from aoti_build.commands.run import Run, RunReport, TargetRuns
+from aoti_build.commands.release.pull import PullReport
+from aoti_build.commands.release.push import PushReport
+from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
+from aoti_build.commands.release.target import ReleasedArtifact, released_target
+from aoti_build.commands.release_diff.command import release_diff
+from aoti_build.commands.release_diff.drift import Drift, OutputDrift
+from aoti_build.commands.release_diff.limits import parse_policy
+from aoti_build.commands.release_diff.parts import NamedChange
+from aoti_build.commands.release_diff.policy import judge
+from aoti_build.commands.release_diff.speed import Speed, SpeedRatio
+from aoti_build.commands.report.command import report
+from aoti_build.commands.report.history import History
+from aoti_build.commands.run.command import Run, RunReport, TargetRuns
 from aoti_build.commands.status import StatusReport
-from aoti_build.commands.tune_report import Outcome as TuneOutcome
-from aoti_build.commands.tune_report import Row, TuneReport, Tuning
+from aoti_build.commands.tune.report import Outcome as TuneOutcome
+from aoti_build.commands.tune.report import Row, TuneReport, Tuning
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify import Verdict, VerifyReport, verify
-from aoti_build.commands.verify_release_report import ReleaseVerification
+from aoti_build.commands.verify.command import Verdict, VerifyReport, verify
+from aoti_build.commands.verify_release.report import ReleaseVerification
 from aoti_build.commands.version import VersionReport, version
 from aoti_build.commands.why import why
 from aoti_build.common import directories
@@ -930,9 +930,9 @@ def _passed_checks(project: Project) -> Document:
 def _verdict_on_disk(project: Project) -> Document:
     """verify.json as `verify` writes it, with figures of ours in a worker's place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aoti_build.commands.verify_comparison.check_package", _no_check)
+        patch.setattr("aoti_build.commands.verify.comparison.check_package", _no_check)
         patch.setattr(
-            "aoti_build.commands.verify_comparison.Comparison.probe", lambda _: list(REFUSALS)
+            "aoti_build.commands.verify.comparison.Comparison.probe", lambda _: list(REFUSALS)
         )
         verify(project, project.targets[:1])
     document: Document = json.loads(

@@ -38,8 +38,8 @@ from aoti_build.artifact.paths import (
 from aoti_build.commands.build import plan
 from aoti_build.commands.clean import clean
 from aoti_build.commands.gc import gc
-from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
-from aoti_build.commands.inspect_diff import diff
+from aoti_build.commands.inspect.command import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect.diff import diff
 from aoti_build.commands.status import status
 from aoti_build.commands.why import why
 from aoti_build.errors import AotiBuildError

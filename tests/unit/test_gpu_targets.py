@@ -25,8 +25,8 @@ from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.pt2.gpu_code import common_architectures
 from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import BuildReport, build
-from aoti_build.commands.run import run
-from aoti_build.commands.verify import verify
+from aoti_build.commands.run.command import run
+from aoti_build.commands.verify.command import verify
 from aoti_build.host import cuda
 from aoti_build.messages import BuildJob, Job
 from aoti_build.models_file import Project, Target

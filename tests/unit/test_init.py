@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from small_projects import REAL_PYTHON, bare, contents, inv
 
-from aoti_build.commands.init_look import Tensor, find_candidates
+from aoti_build.commands.init.look import Tensor, find_candidates
 from aoti_build.models_file import load_project
 
 RANKER = """\

@@ -30,8 +30,8 @@ from packages import publish_package as publish
 from small_projects import TWO_MODELS, contents, inv, write_project
 
 from aoti_build.artifact.manifest import MANIFEST, MODEL
-from aoti_build.commands.inspect import InspectReport, inspect, inspect_file
-from aoti_build.commands.inspect_diff import DiffReport, diff
+from aoti_build.commands.inspect.command import InspectReport, inspect, inspect_file
+from aoti_build.commands.inspect.diff import DiffReport, diff
 from aoti_build.errors import ArtifactError
 from aoti_build.models_file import Project
 from aoti_build.report.inspect_text import diff_lines, inspect_lines

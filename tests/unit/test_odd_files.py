@@ -40,7 +40,7 @@ from aoti_build.artifact.paths import (
 )
 from aoti_build.artifact.pt2.package import open_archive
 from aoti_build.commands.build import build
-from aoti_build.commands.inspect import inspect
+from aoti_build.commands.inspect.command import inspect
 from aoti_build.commands.status import status
 from aoti_build.common.digests import digest_file, digest_with_blocks
 from aoti_build.common.locks import lock

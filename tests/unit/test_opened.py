@@ -24,8 +24,8 @@ from small_projects import (
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, VERIFY
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import build
-from aoti_build.commands.run import run
-from aoti_build.commands.verify import VerifyReport, verify
+from aoti_build.commands.run.command import run
+from aoti_build.commands.verify.command import VerifyReport, verify
 from aoti_build.errors import ArtifactError, ToolchainError, VerificationError
 from aoti_build.models_file import Project
 from aoti_build.work.opened import fit_artifact, open_artifact

@@ -12,8 +12,8 @@ from report_samples import full_project, history
 from small_projects import REPOSITORY
 from verify_documents import case, target, verify_report
 
-from aoti_build.commands.report import report
-from aoti_build.commands.report_history import History
+from aoti_build.commands.report.command import report
+from aoti_build.commands.report.history import History
 from aoti_build.report.html import html_page
 from aoti_build.report.page import report_page
 

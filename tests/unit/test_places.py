@@ -12,7 +12,7 @@ from small_projects import FakeWorker, contents, inv, publish_fake, write_projec
 import aoti_build
 from aoti_build.commands.clean import clean
 from aoti_build.commands.export import export
-from aoti_build.commands.inspect import inspect
+from aoti_build.commands.inspect.command import inspect
 from aoti_build.commands.status import status
 from aoti_build.models_file import Project, load_project
 

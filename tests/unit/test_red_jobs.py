@@ -151,7 +151,8 @@ def no_temporary_directory(world: World) -> None:
     def refuse() -> Path:
         raise DirectoryError("the temporary directory is unfit", hint="set TMPDIR")
 
-    for module in ("commands.verify", "commands.run", "commands.bench", "work.opened"):
+    commands = (f"commands.{name}.command" for name in ("verify", "run", "bench"))
+    for module in (*commands, "work.opened"):
         world.patch.setattr(f"aoti_build.{module}.temporary_directory", refuse)
 
 
@@ -167,7 +168,7 @@ def no_room(world: World) -> None:
 
 def a_failed_check(world: World) -> None:
     finding = Finding("compiler", "fail", "g++ is not installed", fix="install it", stops=True)
-    world.patch.setattr("aoti_build.commands.doctor.quick_checks", lambda *_: [finding])
+    world.patch.setattr("aoti_build.commands.doctor.command.quick_checks", lambda *_: [finding])
 
 
 def a_file_in_the_way(world: World) -> None:
@@ -198,10 +199,10 @@ def registry(answer: bytes | AotiBuildError) -> Setup:
             return answer
 
     def setup(world: World) -> None:
-        for module in ("release_push", "release_pull"):
+        for module in ("release.push", "release.pull"):
             world.patch.setattr(f"aoti_build.commands.{module}.Registry", Pretended)
         for function in ("read_record", "require_recorded", "manifest_bytes"):
-            world.patch.setattr(f"aoti_build.commands.release_push.{function}", lambda *_: b"")
+            world.patch.setattr(f"aoti_build.commands.release.push.{function}", lambda *_: b"")
 
     return setup
 

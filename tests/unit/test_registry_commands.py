@@ -38,8 +38,8 @@ from aoti_build.artifact.signing.refusals import (
     UnknownKey,
 )
 from aoti_build.artifact.signing.sign import sign, write_signature
-from aoti_build.commands.release_pull import pull
-from aoti_build.commands.release_push import push
+from aoti_build.commands.release.pull import pull
+from aoti_build.commands.release.push import push
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,

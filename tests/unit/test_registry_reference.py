@@ -17,8 +17,8 @@ from fake_registries import REPOSITORY, Call, FakeRegistry, Reply, running_regis
 from signers import write_private
 from small_projects import contents
 
-from aoti_build.commands.release_pull import pull
-from aoti_build.commands.release_push import push
+from aoti_build.commands.release.pull import pull
+from aoti_build.commands.release.push import push
 from aoti_build.errors import NetworkError, UsageError
 from aoti_build.registry import transport
 from aoti_build.registry.credentials import find_credentials

@@ -9,9 +9,9 @@ import pytest
 from fake_registries import PASSWORD, USER, FakeRegistry, Reply, digest_of, running_registry
 from small_projects import FakeWorker, contents, publish_fake
 
-from aoti_build.commands.release import ReleaseOptions, release
-from aoti_build.commands.release_pull import pull
-from aoti_build.commands.release_report import ReleaseReport
+from aoti_build.commands.release.command import ReleaseOptions, release
+from aoti_build.commands.release.pull import pull
+from aoti_build.commands.release.report import ReleaseReport
 from aoti_build.errors import ExitCode, UsageError
 from aoti_build.models_file import Project
 from aoti_build.registry import transport

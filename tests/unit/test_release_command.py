@@ -25,12 +25,13 @@ from aoti_build.artifact.signing.compare import compare_directory
 from aoti_build.artifact.signing.refusals import KeyFileError
 from aoti_build.artifact.signing.trust import read_trusted_keys
 from aoti_build.artifact.signing.verify import read_signature, verify_signature
-from aoti_build.commands import release as command
-from aoti_build.commands import release_bundle, release_parts
-from aoti_build.commands.bench import Options
-from aoti_build.commands.bench_report import Benchmark, BenchReport
-from aoti_build.commands.release import ReleaseOptions, release
-from aoti_build.commands.release_report import ReleaseReport
+from aoti_build.commands.bench.command import Options
+from aoti_build.commands.bench.report import Benchmark, BenchReport
+from aoti_build.commands.release import bundle as release_bundle
+from aoti_build.commands.release import command
+from aoti_build.commands.release import parts as release_parts
+from aoti_build.commands.release.command import ReleaseOptions, release
+from aoti_build.commands.release.report import ReleaseReport
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,

@@ -24,12 +24,12 @@ from small_projects import (
 
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, FileRecord, read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands.release import ReleaseOptions, release
-from aoti_build.commands.release_changes import ChangeKind, Content
-from aoti_build.commands.release_diff import release_diff
-from aoti_build.commands.release_diff_drift import OutputDrift
-from aoti_build.commands.release_diff_limits import parse_policy
-from aoti_build.commands.release_diff_report import ReleaseDiff, TargetDiff
+from aoti_build.commands.release.changes import ChangeKind, Content
+from aoti_build.commands.release.command import ReleaseOptions, release
+from aoti_build.commands.release_diff.command import release_diff
+from aoti_build.commands.release_diff.drift import OutputDrift
+from aoti_build.commands.release_diff.limits import parse_policy
+from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
 from aoti_build.common.digests import digest_bytes, digest_file
 from aoti_build.errors import ArtifactError, ExitCode, UsageError, VerificationError
 from aoti_build.measurement.record import Base, ComparisonRecord, Machine, Metric, write_bench

@@ -21,9 +21,9 @@ from small_projects import PASSED_CASE, TWO_MODELS, FakeWorker, publish_fake, wr
 import aoti_build
 from aoti_build.artifact.manifest import read_manifest
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands import release_licences
-from aoti_build.commands.release import ReleaseOptions, release
-from aoti_build.commands.release_sbom import sbom
+from aoti_build.commands.release import licences as release_licences
+from aoti_build.commands.release.command import ReleaseOptions, release
+from aoti_build.commands.release.sbom import sbom
 from aoti_build.measurement.record import BenchRecord, Machine, Row, Sample, Steady, write_bench
 from aoti_build.models_file import Project
 

@@ -17,7 +17,7 @@ from aoti_build.artifact.reasons import Reason
 from aoti_build.commands.build import BuildReport, plan
 from aoti_build.commands.clean import CleanReport
 from aoti_build.commands.status import StatusReport, status
-from aoti_build.commands.verify import Verdict, VerifyReport
+from aoti_build.commands.verify.command import Verdict, VerifyReport
 from aoti_build.errors import BuildError
 from aoti_build.figures import CallFigures, Refusal, Vacuous, typed
 from aoti_build.models_file import Project

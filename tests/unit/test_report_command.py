@@ -15,8 +15,8 @@ from small_projects import contents, edit, inv, publish_fake, write_project
 from test_no_torch import run
 
 from aoti_build.artifact.paths import artifact_directory, trace_path
-from aoti_build.commands.report import report
-from aoti_build.commands.report_bench import Bin, latencies, steady_latency
+from aoti_build.commands.report.bench import Bin, latencies, steady_latency
+from aoti_build.commands.report.command import report
 from aoti_build.measurement.history import append
 from aoti_build.models_file import Project
 from aoti_build.report.charts import Bar, Interval, bar_chart, interval_chart

@@ -27,9 +27,9 @@ from small_projects import publish_fake, write_project
 
 from aoti_build.artifact.manifest import BENCH, Manifest
 from aoti_build.artifact.paths import artifact_directory, trace_path
-from aoti_build.commands.report import ProjectReport, report
-from aoti_build.commands.report_bench import Bench, BenchState
-from aoti_build.commands.report_history import History, HistorySeries
+from aoti_build.commands.report.bench import Bench, BenchState
+from aoti_build.commands.report.command import ProjectReport, report
+from aoti_build.commands.report.history import History, HistorySeries
 from aoti_build.measurement.record import (
     Base,
     BenchRecord,

@@ -25,7 +25,7 @@ from small_projects import (
 
 from aoti_build.artifact.manifest import MODEL
 from aoti_build.artifact.paths import artifact_directory
-from aoti_build.commands.run import RunReport, run
+from aoti_build.commands.run.command import RunReport, run
 from aoti_build.errors import ArtifactError, BuildError, Interrupted, UsageError
 from aoti_build.host import cuda
 from aoti_build.messages import RunJob, RunRequest

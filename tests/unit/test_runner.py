@@ -12,8 +12,8 @@ import pytest
 from small_projects import FakeWorker, inv
 
 from aoti_build.artifact.paths import runner_cache
-from aoti_build.commands import verify as verify_command
-from aoti_build.commands.verify import verify
+from aoti_build.commands.verify import command as verify_command
+from aoti_build.commands.verify.command import verify
 from aoti_build.errors import DirectoryError, ToolchainError
 from aoti_build.host import installed_torch, toolchain
 from aoti_build.messages import CompileJob, CompileResult

@@ -12,7 +12,7 @@ from small_projects import ONE_MODEL, RAN, REAL_PYTHON, TWO_MODELS, inv, publish
 from terminals import in_terminal
 
 from aoti_build.commands.build import BuildReport
-from aoti_build.commands.run import Run, RunReport, TargetRuns
+from aoti_build.commands.run.command import Run, RunReport, TargetRuns
 from aoti_build.figures import RunFigures, typed
 from aoti_build.models_file import Project
 from aoti_build.planning.actions import Done

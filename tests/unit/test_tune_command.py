@@ -13,12 +13,12 @@ import pytest
 from small_projects import CUDA_MODEL, ONE_MODEL, FakeWorker, inv, write_project
 
 from aoti_build.artifact.paths import artifact_directory, log_path, tuning_path
-from aoti_build.commands import tune_candidates
 from aoti_build.commands.build import build
-from aoti_build.commands.tune import tune
-from aoti_build.commands.tune_candidates import PRECISION, candidates, thread_counts
-from aoti_build.commands.tune_measure import relative_rmse
-from aoti_build.commands.tune_report import Outcome, TuneReport, Tuning
+from aoti_build.commands.tune import candidates as tune_candidates
+from aoti_build.commands.tune.candidates import PRECISION, candidates, thread_counts
+from aoti_build.commands.tune.command import tune
+from aoti_build.commands.tune.measure import relative_rmse
+from aoti_build.commands.tune.report import Outcome, TuneReport, Tuning
 from aoti_build.errors import ArtifactError, BuildError, ExitCode, UsageError
 from aoti_build.host import cpu, cuda, distributions
 from aoti_build.host.devices import device_named
@@ -91,7 +91,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def machine(fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """One job runs at a time."""
-    monkeypatch.setattr("aoti_build.commands.tune_measure.default_jobs", lambda _: 1)
+    monkeypatch.setattr("aoti_build.commands.tune.measure.default_jobs", lambda _: 1)
     machine = Machine(fake_worker)
     fake_worker.during = machine.during
     return machine
@@ -383,8 +383,8 @@ class Clock:
 def clock(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A build takes 10 seconds and a sample 1."""
     clock = Clock(machine, {"build": 10.0, "measure": 1.0})
-    for module in ("tune", "tune_measure"):
-        monkeypatch.setattr(f"aoti_build.commands.{module}.time.monotonic", lambda: clock.now)
+    for module in ("command", "measure"):
+        monkeypatch.setattr(f"aoti_build.commands.tune.{module}.time.monotonic", lambda: clock.now)
     return clock
 
 

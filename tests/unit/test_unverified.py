@@ -27,11 +27,11 @@ from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.commands.build import BuildReport, build, plan
 from aoti_build.commands.clean import clean
-from aoti_build.commands.inspect import inspect
+from aoti_build.commands.inspect.command import inspect
 from aoti_build.commands.plan_report import PlanReport
-from aoti_build.commands.run import run
+from aoti_build.commands.run.command import run
 from aoti_build.commands.status import status
-from aoti_build.commands.verify import VerifyReport, verify
+from aoti_build.commands.verify.command import VerifyReport, verify
 from aoti_build.commands.why import why
 from aoti_build.errors import ArtifactError, BuildError
 from aoti_build.host import cpu

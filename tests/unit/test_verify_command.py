@@ -27,11 +27,11 @@ from small_projects import (
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
 from aoti_build.artifact.paths import artifact_directory
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands import verify as verify_command
-from aoti_build.commands import verify_comparison
-from aoti_build.commands.run import run
+from aoti_build.commands.run.command import run
 from aoti_build.commands.verdicts import VerdictKind
-from aoti_build.commands.verify import Verdict, VerifyReport, verify
+from aoti_build.commands.verify import command as verify_command
+from aoti_build.commands.verify import comparison as verify_comparison
+from aoti_build.commands.verify.command import Verdict, VerifyReport, verify
 from aoti_build.errors import ArtifactError, BuildError, Interrupted
 from aoti_build.figures import Refusal, Vacuous
 from aoti_build.host import cuda

@@ -29,9 +29,9 @@ from aoti_build.artifact.signing.refusals import (
     UnknownKey,
 )
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.commands.verify_release import verify_release
-from aoti_build.commands.verify_release_options import ReceiverOptions
-from aoti_build.commands.verify_release_report import ReleaseVerification
+from aoti_build.commands.verify_release.command import verify_release
+from aoti_build.commands.verify_release.options import ReceiverOptions
+from aoti_build.commands.verify_release.report import ReleaseVerification
 from aoti_build.common.digests import digest_file
 from aoti_build.errors import ArtifactError, SignatureError, UsageError
 from aoti_build.models_file import load_project
@@ -148,7 +148,9 @@ def test_a_mismatch_is_told_to_the_receiver(release: Release, fake_worker: FakeW
 def test_no_key_is_no_permission(
     release: Release, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aoti_build.commands.verify_release.SYSTEM_KEYS", release.place / "nowhere")
+    monkeypatch.setattr(
+        "aoti_build.commands.verify_release.command.SYSTEM_KEYS", release.place / "nowhere"
+    )
     error = refused(release, fake_worker, UsageError, "no key says", keys=())
     assert "--unsigned" in error.hint
 
@@ -497,12 +499,12 @@ def test_wrong_command_lines(
 
 EXAMINE = """
 import sys
-from aoti_build.commands import verify_release as command
+from aoti_build.commands.verify_release import command
 def compare(*_):
     heavy = {"torch", "torchvision", "numpy", "safetensors", "pydantic", "yaml"}
     print(sorted(heavy & set(sys.modules)))
     raise SystemExit
-import aoti_build.commands.verify_release_run as last
+import aoti_build.commands.verify_release.run as last
 last.compare_packages = compare
 command.verify_release(command.ReceiverOptions(command.Path(sys.argv[1]), (sys.argv[2],)))
 """

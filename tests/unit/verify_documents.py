@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands.verify_report import Verdict, VerifyReport
+from aoti_build.commands.verify.report import Verdict, VerifyReport
 from aoti_build.errors import AotiBuildError
 from aoti_build.figures import CallFigures, Refusal, Vacuous, typed
 from aoti_build.messages import LocalizeResult

@@ -1,0 +1,1 @@
+"""`bench` and `bench-history`: the speed of artifacts, and of a base beside them."""

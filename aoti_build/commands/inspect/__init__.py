@@ -1,0 +1,1 @@
+"""`inspect`: what is in a package, and what differs between two."""

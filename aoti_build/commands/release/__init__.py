@@ -1,0 +1,1 @@
+"""`release`, and `release-push` and `release-pull`: bundles, and registries that hold them."""

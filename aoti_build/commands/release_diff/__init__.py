@@ -1,0 +1,1 @@
+"""`release-diff`: what changed between two releases."""

@@ -1,0 +1,103 @@
+"""The verdict on each limit of ``release-diff --fail-if``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from aoti_build.commands.release.changes import ChangeKind
+from aoti_build.commands.release_diff.limits import (
+    COUNTS,
+    DRIFT,
+    SIZE,
+    Judgement,
+    Limit,
+    Verdict,
+)
+from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
+
+
+def judge(diff: ReleaseDiff) -> tuple[Judgement, ...]:
+    """The verdict on each limit of the policy of `diff`."""
+    return tuple(_judged(limit, _found(limit, diff)) for limit in diff.policy.limits)
+
+
+@dataclass
+class _Found:
+    """Clauses for the figures above a limit, and for those that are missing."""
+
+    above: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def _judged(limit: Limit, found: _Found) -> Judgement:
+    if found.above:
+        return Judgement(limit, Verdict.FAILED, tuple(found.above))
+    if found.missing:
+        return Judgement(limit, Verdict.UNKNOWN, tuple(found.missing))
+    return Judgement(limit, Verdict.PASSED)
+
+
+def _found(limit: Limit, diff: ReleaseDiff) -> _Found:
+    if limit.name in COUNTS:
+        return _counts(limit, diff)
+    found = _Found()
+    for target in diff.common:
+        if limit.name == SIZE:
+            _add_size(found, limit, target)
+        elif limit.name == DRIFT:
+            _add_drift(found, limit, target)
+        else:
+            _add_speed(found, limit, target)
+    return found
+
+
+def _counts(limit: Limit, diff: ReleaseDiff) -> _Found:
+    found = _Found()
+    if limit.name in ("libraries", "licences"):
+        changes = diff.libraries if limit.name == "libraries" else diff.licences
+        names: Sequence[str] = [change.name for change in changes]
+        if not diff.has_bills:
+            found.missing.append("a release has no bill of materials that can be read")
+    else:
+        names = diff.names(ChangeKind(limit.name))
+    if len(names) > limit.limit:
+        found.above.append(_too_many(names))
+    return found
+
+
+def _too_many(names: Iterable[str]) -> str:
+    listed = list(names)
+    return f"{len(listed)}: {', '.join(listed)}"
+
+
+def _add_size(found: _Found, limit: Limit, target: TargetDiff) -> None:
+    if target.size is None:
+        found.missing.append(f"{target.name}: the old release lists no package")
+    elif target.size > limit.limit:
+        found.above.append(f"{target.name}: {target.size:.3f} times the size")
+
+
+def _add_drift(found: _Found, limit: Limit, target: TargetDiff) -> None:
+    if target.drift is None:
+        found.missing.append(f"{target.name}: {target.no_drift}")
+        return
+    for output in target.drift.compared:
+        where = f"{target.name}, {output.case}, {output.output}"
+        if output.nonfinite:
+            found.above.append(f"{where}: NaN or infinities are at other places")
+        elif output.relative_rmse is not None and output.relative_rmse > limit.limit:
+            found.above.append(f"{where}: a relative error of {output.relative_rmse:.3g}")
+    for clause in target.drift.unknown:
+        found.missing.append(f"{target.name}: {clause}")
+
+
+def _add_speed(found: _Found, limit: Limit, target: TargetDiff) -> None:
+    ratios = [ratio for ratio in target.speed.ratios if ratio.metric == limit.name]
+    for ratio in ratios:
+        if ratio.ratio > limit.limit:
+            at = "".join(f", {name}={size}" for name, size in ratio.sizes.items())
+            found.above.append(f"{target.name}{at}: {ratio.ratio:.3f} times that of the old one")
+    if not ratios:
+        why = target.speed.why or "it was not measured in both releases"
+        found.missing.append(f"{target.name}: {why}")

@@ -1,0 +1,1 @@
+"""`report`: a page or Markdown about every target."""

@@ -1,0 +1,1 @@
+"""`run`: call artifacts with reference data or with inputs of the user's."""

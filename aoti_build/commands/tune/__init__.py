@@ -1,0 +1,1 @@
+"""`tune`: choose compile options by measuring."""

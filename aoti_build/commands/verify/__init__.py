@@ -1,0 +1,1 @@
+"""`verify`: compare artifacts with eager mode."""

@@ -1,0 +1,1 @@
+"""`verify --release`: check a bundle without its sources."""
