@@ -36,7 +36,7 @@ from aoti_build.measurement.statistics import BAND, Verdict, compare
 from aoti_build.models_file import Project
 
 # Seconds of timed calls in a process. Most of a sample is the start of the process and its imports.
-SECONDS = 0.3
+SECONDS = 0.5
 # The one of "found within 12 pairs".
 LOOK = 12
 KINDS = ("equal", "slower")

@@ -38,7 +38,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from aoti_build._torch.checking.sketch import Sketch
-from aoti_build._torch.program.graph import tensor_digest
+from aoti_build._torch.program.tensors import tensor_digest
 from aoti_build.common.digests import digest_json
 from aoti_build.common.json_object import JsonObject
 

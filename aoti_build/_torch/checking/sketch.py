@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aoti_build._torch.program.graph import tensor_digest
+from aoti_build._torch.program.tensors import tensor_digest
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
 

@@ -212,7 +212,7 @@ def _read_torch(path: Path) -> FileTensors:
     return tensors
 
 
-# Readers by suffix. A new format registers here and in `aoti_build.commands.run_inputs`.
+# Readers by suffix. A new format registers here and in `aoti_build.commands.run.inputs`.
 READERS: Mapping[str, Callable[[Path], FileTensors]] = {
     ".npy": _read_numpy,
     ".npz": _read_numpy,

@@ -52,7 +52,7 @@ def _torch(outputs: dict[str, Tensor]) -> bytes:
 
 
 # From a suffix to a function that gives the content of a file. A further format is registered here
-# and in `aoti_build.commands.run_inputs`.
+# and in `aoti_build.commands.run.inputs`.
 WRITERS: Mapping[str, Callable[[dict[str, Tensor]], bytes]] = {
     ".safetensors": _safetensors,
     ".npz": _npz,

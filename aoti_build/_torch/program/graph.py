@@ -28,10 +28,10 @@ from torch._export.serde.union import _Union
 from torch.export import ExportedProgram
 
 from aoti_build._torch.program.quantised import NAMESPACES
+from aoti_build._torch.program.tensors import is_subclass, layout_of, tensor_digest
 from aoti_build._torch.program.walk import program_as_json
-from aoti_build.common.digests import digest_bytes, digest_json
+from aoti_build.common.digests import digest_json
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import BuildError
 
 # None is the namespace of placeholders, outputs and Python's own arithmetic on sizes.
 _TORCH_NAMESPACES = frozenset({None, "aten", "prim", "prims", "higher_order"})
@@ -65,7 +65,7 @@ def graph_digest(program: ExportedProgram) -> str:
     return digest_json(
         {
             "program": described,
-            "state": {name: _layout(value) for name, value in program.state_dict.items()},
+            "state": {name: layout_of(value) for name, value in program.state_dict.items()},
             "tied": _tied(program.state_dict),
             "constants": {name: tensor_digest(value) for name, value in program.constants.items()},
         }
@@ -163,44 +163,6 @@ def _with_bools() -> Iterator[None]:
         yield
 
 
-def tensor_digest(value: Any) -> str:
-    """Digest of a tensor's layout and bytes; of a subclass, of the tensors inside it; of any other
-    value, of its repr.
-
-    Raises:
-        BuildError: The tensor is not dense.
-    """
-    if not isinstance(value, torch.Tensor):
-        return digest_bytes(repr(value).encode())
-    if _is_subclass(value):
-        return _subclass_digest(value)
-    if value.layout != torch.strided:
-        layout = str(value.layout).removeprefix("torch.")
-        raise BuildError(
-            f"a weight or constant of the model is a {layout} tensor",
-            hint="AOTInductor compiles dense tensors: convert it with .to_dense() in the model's"
-            " factory",
-        )
-    content: Any = b""
-    if value.numel():
-        # Conjugation and negation are flags of a view: the bytes must be those after them.
-        resolved = value.detach().cpu().resolve_conj().resolve_neg()
-        flat = resolved.contiguous().reshape(-1)
-        content = flat.view(torch.uint8).numpy().data
-    return digest_json({"layout": _layout(value), "bytes": digest_bytes(content)})
-
-
-def _subclass_digest(value: Any) -> str:
-    names, context = value.__tensor_flatten__()
-    parts = {
-        "type": f"{type(value).__module__}.{type(value).__qualname__}",
-        "context": repr(context),
-    }
-    for name in names:
-        parts[name] = tensor_digest(getattr(value, name))
-    return digest_json(parts)
-
-
 def state_digest(program: ExportedProgram) -> str:
     """Digest of the values of all parameters and buffers, by name."""
     return digest_json({name: tensor_digest(value) for name, value in program.state_dict.items()})
@@ -233,7 +195,7 @@ def listed_weights(program: ExportedProgram) -> list[JsonObject]:
         owner = name
         if _has_storage(value):
             owner = owners.setdefault(value.untyped_storage().data_ptr(), name)
-        if owner != name and _layout(tensors[owner]) == _layout(value):
+        if owner != name and layout_of(tensors[owner]) == layout_of(value):
             entry["tied_to"] = owner
         elif owner != name or _is_view(value):
             entry["view"] = True
@@ -249,32 +211,14 @@ def _kind_of(name: str, program: ExportedProgram) -> str:
 
 def _is_view(value: torch.Tensor) -> bool:
     """Whether a tensor is not exactly its whole storage."""
-    if _is_subclass(value):
+    if is_subclass(value):
         return True
     return value.untyped_storage().nbytes() != value.numel() * value.element_size()
 
 
-def _is_subclass(value: Any) -> bool:
-    """Whether a tensor consists of other tensors, so that it has no memory of its own."""
-    return hasattr(value, "__tensor_flatten__")
-
-
 def _has_storage(value: torch.Tensor) -> bool:
     """Whether the address of a tensor's memory identifies it."""
-    return bool(value.numel()) and value.layout == torch.strided and not _is_subclass(value)
-
-
-def _layout(value: torch.Tensor) -> list[Any]:
-    """All that code and the weights blob depend on in a tensor, except its values."""
-    dtype = str(value.dtype)
-    shape = list(value.shape)
-    device = value.device.type
-    if value.layout != torch.strided or _is_subclass(value):
-        kind = str(type(value))
-        return [kind, dtype, shape, str(value.layout), device]
-    stride = list(value.stride())
-    storage_bytes = value.untyped_storage().nbytes()
-    return [dtype, shape, stride, value.storage_offset(), storage_bytes, device]
+    return bool(value.numel()) and value.layout == torch.strided and not is_subclass(value)
 
 
 def _tied(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
