@@ -36,7 +36,7 @@ from aoti_build.measurement.statistics import BAND, Verdict, compare
 from aoti_build.models_file import Project
 
 # Seconds of timed calls in a process. Most of a sample is the start of the process and its imports.
-SECONDS = 0.5
+SECONDS = 0.3
 # The one of "found within 12 pairs".
 LOOK = 12
 KINDS = ("equal", "slower")
@@ -45,18 +45,20 @@ version: 1
 models:
   first:
     source: model.py:Waves
-    inputs: [{shape: [100000]}]
+    inputs: [{shape: [16000]}]
   slower:
     source: model.py:Waves
-    inputs: [{shape: [105000]}]
+    inputs: [{shape: [16800]}]
 """
+# Its tensors stay in the cache of a core. Larger ones are allocated in ways that differ from process
+# to process, by 20 % of the time of such a small model.
 MODEL = """\
 from torch import nn
 
 
 class Waves(nn.Module):
     def forward(self, x):
-        for _ in range(4):
+        for _ in range(25):
             x = x.sin() + x.exp().log1p()
         return x
 """
