@@ -1,9 +1,9 @@
 """How often comparisons of real processes are wrong on this host.
 
 Two tiny packages are built. The second one works on 5 % more elements. Each comparison takes
-samples as `tune` and `bench` do: with `Sampler`, `Rounds` and fresh processes. Half of them compare
-the first package with itself, where "worse" is a false alarm. The others compare the second package
-with the first, where "worse" is right.
+samples as `tune` and `bench` do: with `Sampler`, `Rounds`, and fresh processes that take turns.
+Half of them compare the first package with itself, where "worse" is a false alarm. The others
+compare the second package with the first, where "worse" is right.
 
     python benchmarks/false_alarms.py DIRECTORY [--comparisons 100] [--cpus 0,1]
 
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ from aoti_build.measurement.host_noise import resolvable_band
 from aoti_build.measurement.pairs import Rounds
 from aoti_build.measurement.samples import Sampler
 from aoti_build.measurement.statistics import BAND, Verdict, compare
+from aoti_build.measurement.turns import take_in_turns
+from aoti_build.messages import MeasureResult
 from aoti_build.models_file import Project
+from aoti_build.models_file.project import Target
+from aoti_build.work.worker import OnTurn
 
 # Seconds of timed calls in a process. Most of a sample is the start of the process and its imports.
 SECONDS = 0.3
@@ -50,8 +55,8 @@ models:
     source: model.py:Waves
     inputs: [{shape: [16800]}]
 """
-# Its tensors stay in the cache of a core. Larger ones are allocated in ways that differ from process
-# to process, by 20 % of the time of such a small model.
+# Its tensors stay in the cache of a core. Larger ones are allocated in ways that differ from
+# process to process, by 20 % of the time of such a small model.
 MODEL = """\
 from torch import nn
 
@@ -92,10 +97,14 @@ class Comparer:
         sampler = Sampler(self.project, self.scratch)
         started = time.time()
 
-        def take(name: str) -> float:
-            return sampler.artifact(sampled[name]).median
+        def take_round(names: Sequence[str]) -> dict[str, float]:
+            takes = {}
+            for name in names:
+                takes[name] = partial(_sample, sampler, sampled[name])
+            samples = take_in_turns(takes)
+            return {name: sample.result().median for name, sample in samples.items()}
 
-        rounds = Rounds("old", ["new"], take, float("inf"))
+        rounds = Rounds("old", ["new"], take_round, float("inf"))
         comparison = rounds.run()["new"]
         return {
             "number": number,
@@ -109,6 +118,10 @@ class Comparer:
             "high": comparison.high,
             "pairs": rounds.pairs["new"],
         }
+
+
+def _sample(sampler: Sampler, target: Target, on_turn: OnTurn) -> MeasureResult:
+    return sampler.artifact(target, on_turn=on_turn)
 
 
 def _text(entry: dict[str, Any]) -> str:

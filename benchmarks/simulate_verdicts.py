@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aoti_build.measurement.pairs import Rounds
+from aoti_build.measurement.pairs import Rounds, one_by_one
 from aoti_build.measurement.statistics import BAND, MOST_PAIRS, PAIRS, Verdict, compare
 
 CALLS = 100  # of a process
@@ -146,7 +146,7 @@ def judged(scenario: Scenario, generator: np.random.Generator, slower: float) ->
     """Which methods say "worse", once; and the verdict of aoti_build with its pairs."""
     said: Counter[str] = Counter()
     machine = Machine(scenario, generator, slower)
-    rounds = Rounds("old", ["new"], machine.sample, math.inf)
+    rounds = Rounds("old", ["new"], one_by_one(machine.sample), math.inf)
     comparison = rounds.run()["new"]
     said[f"aoti_build {comparison.verdict}"] += 1
     if comparison.verdict == Verdict.WORSE and comparison.pairs == PAIRS:

@@ -24,6 +24,8 @@ from aoti_build.messages import (
     Span,
     SpanKind,
     Stage,
+    Turn,
+    TurnQuestion,
     decode,
     encode,
 )
@@ -99,6 +101,11 @@ class Events:
         self._send(question)
         line = self._answers.get()
         return decode(json.loads(line), *ANSWERS, where="an answer")
+
+    def wait_for_turn(self) -> None:
+        """End the turn of this worker, if it has one, and wait for the next."""
+        self._send(TurnQuestion())
+        decode(json.loads(self._answers.get()), Turn, where="an answer")
 
     def fail(self, error: AotiBuildError) -> None:
         """Send the error of a worker that cannot write its result."""

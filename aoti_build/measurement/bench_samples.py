@@ -17,7 +17,7 @@ from aoti_build.measurement.summary import steady_of
 from aoti_build.messages import BenchJob, BenchResult, CallsJob, Job, PeerJob, ResultT
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.work.worker import run_worker, yaml_positions
+from aoti_build.work.worker import OnTurn, refuse_turn, run_worker, yaml_positions
 
 # Ways that load the package of an artifact.
 ARTIFACT_WAYS = (Way.ARTIFACT, Way.ARTIFACT_GRAPHS, Way.AOTI_LOAD_PACKAGE)
@@ -92,11 +92,12 @@ class BenchSampler:
         )
         self._run(job, {})
 
-    def take(self, subject: Subject, manifest: Manifest) -> Sample:
+    def take(self, subject: Subject, manifest: Manifest, on_turn: OnTurn | None = None) -> Sample:
         """Take one sample. `manifest` is that of the artifact.
 
         A sample with an empty cache leaves it used: the first one fills the cache of the samples
-        that want it so. Raises the errors of `run_worker`.
+        that want it so. With `on_turn` calls are timed in turns; see `take_in_turns`. Raises the
+        errors of `run_worker`.
         """
         is_empty = subject.cache == Cache.EMPTY
         job = BenchJob(
@@ -115,9 +116,10 @@ class BenchSampler:
             threads=self.threads,
             converted=str(self._converted(subject.way)) if subject.way in PEERS else "",
             writes_inputs=bool(manifest.signature["mutates"]["inputs"]),
+            turns=on_turn is not None,
         )
         with self._cache(subject) as variables:
-            return self._as_sample(self._run(job, variables))
+            return self._as_sample(self._run(job, variables, on_turn or refuse_turn))
 
     def _timed(self, way: Way) -> int:
         """The number of points at which a way is timed."""
@@ -157,7 +159,12 @@ class BenchSampler:
     def _converted(self, library: Way) -> Path:
         return self.scratch / f"{self.target.model.name}.{PEERS.get(library, '')}"
 
-    def _run(self, job: Job[ResultT], variables: Mapping[str, str]) -> ResultT:
+    def _run(
+        self,
+        job: Job[ResultT],
+        variables: Mapping[str, str],
+        on_turn: OnTurn = refuse_turn,
+    ) -> ResultT:
         with (
             tempfile.TemporaryDirectory(prefix="job-", dir=self.scratch) as directory,
             pinned(self.cpus),
@@ -167,6 +174,7 @@ class BenchSampler:
                 directory=Path(directory),
                 log=reader_log_path(self.project, self.target, "bench"),
                 environment={"OMP_NUM_THREADS": str(self.threads), **variables},
+                on_turn=on_turn,
                 limit=TIME_LIMIT,
             )
 

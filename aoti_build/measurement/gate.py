@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aoti_build.errors import UsageError
-from aoti_build.measurement.host_noise import LEAST_PAIRS, resolvable_band
+from aoti_build.measurement.host_noise import LEAST_PAIRS, band_of, resolvable_band
 from aoti_build.measurement.record import ComparisonRecord, Metric, Sample
 from aoti_build.measurement.statistics import (
     BAND,
@@ -134,18 +134,26 @@ def question(
         values = (value_of(earlier, metric, sizes or {}), value_of(later, metric, sizes or {}))
         if values[0] and values[1]:
             pairs.append((values[0], values[1]))
-    host_band = noise_band([_values(samples, metric, sizes) for samples in (old, new)])
+    host_band = band_of_pairs(pairs)
     return Question(metric, base, pairs, sizes or {}, host_band)
 
 
-def _values(samples: Sequence[Sample], metric: Metric, sizes: Sizes | None) -> list[float]:
-    """A metric of each sample that has it."""
-    values = (value_of(sample, metric, sizes or {}) for sample in samples)
-    return [value for value in values if value]
+def band_of_pairs(pairs: Sequence[Pair]) -> float | None:
+    """The smallest band that this host resolves with such pairs of samples, whatever the
+    difference between their subjects is. None if there are too few.
+
+    The spread of the ratios around their mean is the noise of a pair.
+    """
+    if len(pairs) < LEAST_PAIRS:
+        return None
+    ratios = [math.log(new / old) for old, new in pairs]
+    mean = math.fsum(ratios) / len(ratios)
+    squares = math.fsum((ratio - mean) ** 2 for ratio in ratios)
+    return band_of(squares, len(ratios) - 1)
 
 
 def noise_band(series: Sequence[Sequence[float]]) -> float | None:
-    """The smallest band that this host resolves, from samples that should be equal.
+    """The smallest band that this host resolves with samples that are taken one after the other.
 
     Two samples of a package that follow each other are a pair of the package with itself, so each
     benchmark is an A/A run as well. None if there are too few of them.

@@ -45,7 +45,15 @@ def resolvable_band(pairs: Sequence[Pair], planned: int = MOST_PAIRS) -> float:
     if any(time <= 0 for pair in pairs for time in pair):
         raise ValueError("a time is not above 0")
     squares = math.fsum(math.log(new / old) ** 2 for old, new in pairs)
-    upper = math.sqrt(squares / chi_square_quantile(1 - CONFIDENCE, len(pairs)))
+    return band_of(squares, len(pairs), planned)
+
+
+def band_of(squares: float, degrees: int, planned: int = MOST_PAIRS) -> float:
+    """The band that belongs to a noise of this sum of squares, with so many degrees of freedom.
+
+    The squares are those of logarithms of ratios. `planned` is as for `resolvable_band`.
+    """
+    upper = math.sqrt(squares / chi_square_quantile(1 - CONFIDENCE, degrees))
     within = student_quantile(ERROR_OF_A_LOOK, planned - 1)
     mean_within = NormalDist().inv_cdf((1 + SURE) / 2)
     # The upper edge of a band is nearer to 1 than the lower one, as logarithms.

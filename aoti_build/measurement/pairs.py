@@ -2,13 +2,14 @@
 
 A round has one sample of the baseline and one of each candidate. Every second round goes in the
 opposite order (A B C, C B A), so that a machine that slowly becomes warmer or busier favours none.
-The samples of a round make pairs with the baseline.
+The samples of a round make pairs with the baseline. Within a round they are taken one by one, or
+with calls in turns (`turns`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aoti_build.measurement.statistics import (
@@ -25,6 +26,23 @@ from aoti_build.measurement.statistics import (
 # Takes a sample of the subject with this name. Returns seconds a call, or None if it failed; the
 # subject is then not sampled again.
 TakeSample = Callable[[str], float | None]
+# Takes a sample of each of these subjects, in this order. Returns seconds a call of those that did
+# not fail.
+TakeRound = Callable[[Sequence[str]], Mapping[str, float]]
+
+
+def one_by_one(take_sample: TakeSample) -> TakeRound:
+    """A round whose samples do not overlap."""
+
+    def take_round(names: Sequence[str]) -> dict[str, float]:
+        times = {}
+        for name in names:
+            seconds = take_sample(name)
+            if seconds is not None:
+                times[name] = seconds
+        return times
+
+    return take_round
 
 
 @dataclass
@@ -37,7 +55,7 @@ class Rounds:
 
     baseline: str
     candidates: Sequence[str]
-    take_sample: TakeSample
+    take_round: TakeRound
     seconds: float
     band: float = BAND
     clock: Callable[[], float] = time.monotonic
@@ -78,16 +96,13 @@ class Rounds:
                 self.pairs.setdefault(name, []).append((old, times[name]))
             self._longest = max(self._longest, self.clock() - started)
 
-    def _round(self, names: Sequence[str]) -> dict[str, float]:
+    def _round(self, names: Sequence[str]) -> Mapping[str, float]:
         """The time of each subject whose sample did not fail."""
         order = [self.baseline, *names]
         if self._number % 2:
             order.reverse()
         self._number += 1
-        times = {}
-        for name in order:
-            seconds = self.take_sample(name)
-            if seconds is not None:
-                times[name] = seconds
-                self.times.setdefault(name, []).append(seconds)
+        times = self.take_round(order)
+        for name, seconds in times.items():
+            self.times.setdefault(name, []).append(seconds)
         return times

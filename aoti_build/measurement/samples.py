@@ -12,7 +12,7 @@ from aoti_build.artifact.paths import reader_log_path
 from aoti_build.messages import Job, MeasureJob, MeasureResult, PeerJob
 from aoti_build.models_file.project import Project, Target
 from aoti_build.models_file.records import target_to_json
-from aoti_build.work.worker import run_worker, yaml_positions
+from aoti_build.work.worker import OnTurn, refuse_turn, run_worker, yaml_positions
 
 SampleT = TypeVar("SampleT", bound=MeasureResult)
 
@@ -41,11 +41,17 @@ class Sampler:
         """Whether the calls of the target are replayed from CUDA graphs."""
         return self.cuda_graphs and target.hardware.has_graphs
 
-    def artifact(self, target: Target, *, contiguous_inputs: bool = False) -> MeasureResult:
+    def artifact(
+        self,
+        target: Target,
+        *,
+        contiguous_inputs: bool = False,
+        on_turn: OnTurn | None = None,
+    ) -> MeasureResult:
         """Time the target's artifact as a service calls it: through `aoti_build.load`.
 
         With `contiguous_inputs` the service does not know of the artifact's memory format, so the
-        loader has to copy.
+        loader has to copy. With `on_turn` calls are timed in turns; see `take_in_turns`.
         """
         job = MeasureJob(
             root=str(self.project.root),
@@ -57,11 +63,12 @@ class Sampler:
             least_calls=LEAST_CALLS,
             cuda_graphs=self.uses_graphs(target),
             contiguous_inputs=contiguous_inputs,
+            turns=on_turn is not None,
         )
-        return self._run(job, target)
+        return self._run(job, target, on_turn)
 
-    def peer(self, target: Target, library: str) -> MeasureResult:
-        """Time the target's model in another library."""
+    def peer(self, target: Target, library: str, *, on_turn: OnTurn | None = None) -> MeasureResult:
+        """Time the target's model in another library. `on_turn` is as for `artifact`."""
         job = PeerJob(
             root=str(self.project.root),
             python_path=self.project.import_directories,
@@ -71,10 +78,11 @@ class Sampler:
             converted=str(self.scratch / f"{target.model.name}.{PEERS[library]}"),
             seconds=SECONDS,
             least_calls=LEAST_CALLS,
+            turns=on_turn is not None,
         )
-        return self._run(job, target)
+        return self._run(job, target, on_turn)
 
-    def _run(self, job: Job[SampleT], target: Target) -> SampleT:
+    def _run(self, job: Job[SampleT], target: Target, on_turn: OnTurn | None) -> SampleT:
         with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
             return run_worker(
                 job,
@@ -82,5 +90,6 @@ class Sampler:
                 log=reader_log_path(self.project, target, "tune"),
                 # The caches of services stay as they are.
                 environment={"AOTI_BUILD_RUNTIME_CACHE": str(self.scratch)},
+                on_turn=on_turn or refuse_turn,
                 limit=TIME_LIMIT,
             )

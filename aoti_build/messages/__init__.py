@@ -28,6 +28,8 @@ from aoti_build.messages.dialogue import (
     SpanKind,
     Stage,
     Take,
+    Turn,
+    TurnQuestion,
 )
 from aoti_build.messages.jobs import (
     JOBS,
@@ -129,6 +131,8 @@ __all__ = [
     "Take",
     "TargetJob",
     "Tolerance",
+    "Turn",
+    "TurnQuestion",
     "WeightsRecord",
     "decode",
     "encode",

@@ -60,6 +60,17 @@ class KeysQuestion(Message, frozen=True):
     graph_key: str
 
 
+class TurnQuestion(Message, frozen=True):
+    """The worker has ended its turn, if it had one, and waits for the next.
+
+    Its timed calls must not overlap with those of the other workers that take turns with it.
+    """
+
+
+class Turn(Message, frozen=True):
+    """Answer: it is the worker's turn. It lasts until the next question, or the end of the job."""
+
+
 class Take(Message, frozen=True):
     """Answer: the package from the store is in the staging directory.
 
@@ -84,7 +95,7 @@ class Compile(Message, frozen=True):
     """Answer: compile the graph."""
 
 
-Event: TypeAlias = Phase | Stage | Span | Failure | KeysQuestion
-EVENTS: tuple[type[Event], ...] = (Phase, Stage, Span, Failure, KeysQuestion)
+Event: TypeAlias = Phase | Stage | Span | Failure | KeysQuestion | TurnQuestion
+EVENTS: tuple[type[Event], ...] = (Phase, Stage, Span, Failure, KeysQuestion, TurnQuestion)
 Answer: TypeAlias = Take | Repack | Compile
 ANSWERS: tuple[type[Answer], ...] = (Take, Repack, Compile)

@@ -288,7 +288,8 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
 
     The timed calls last `seconds` together, and there are at least `least_calls`. With
     `cuda_graphs` the calls are replayed from CUDA graphs. With `contiguous_inputs` the inputs are
-    contiguous, although the artifact takes another memory format.
+    contiguous, although the artifact takes another memory format. With `turns` the worker times
+    calls in its turns only; see `TurnQuestion`.
     """
 
     where: Positions
@@ -297,6 +298,7 @@ class MeasureJob(TargetJob[MeasureResult], frozen=True):
     least_calls: int
     cuda_graphs: bool
     contiguous_inputs: bool = False
+    turns: bool = False
 
 
 class PeerResult(MeasureResult, frozen=True):
@@ -314,6 +316,7 @@ class PeerJob(TargetJob[PeerResult], frozen=True):
     converted: str
     seconds: float
     least_calls: int
+    turns: bool = False
 
 
 class CallsResult(Message, frozen=True):
@@ -364,6 +367,7 @@ class BenchJob(TargetJob[BenchResult], frozen=True):
         least_calls: and there are at least so many.
         threads: of torch.
         writes_inputs: the model writes into its inputs, so each call gets new ones.
+        turns: calls are timed in the turns of the worker only; see `TurnQuestion`.
     """
 
     where: Positions
@@ -377,6 +381,7 @@ class BenchJob(TargetJob[BenchResult], frozen=True):
     threads: int
     converted: str = ""
     writes_inputs: bool = False
+    turns: bool = False
 
 
 JOBS: Mapping[str, type[Job[Any]]] = {

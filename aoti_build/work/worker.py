@@ -34,6 +34,8 @@ from aoti_build.messages import (
     Phase,
     Span,
     Stage,
+    Turn,
+    TurnQuestion,
     decode,
     encode,
 )
@@ -77,6 +79,8 @@ _CHECKED_BY_WORKERS = (
 ResultT = TypeVar("ResultT", bound=Message)
 OnPhase = Callable[[str], None]
 OnQuestion = Callable[[KeysQuestion], Answer]
+# Returns when it is the worker's turn.
+OnTurn = Callable[[], None]
 # Called with the process id of the worker, and with what it says beyond its phases.
 OnDetail = Callable[[int, Stage | Span], None]
 
@@ -98,6 +102,11 @@ def refuse_question(question: KeysQuestion) -> NoReturn:
     raise MessageError(f"only a build may ask a question, and a worker sent {question.type_name()}")
 
 
+def refuse_turn() -> NoReturn:
+    """An `OnTurn` for jobs that do not take turns."""
+    raise MessageError("a worker waits for its turn, and no other one takes turns with it")
+
+
 def run_worker(
     job: Job[ResultT],
     *,
@@ -105,6 +114,7 @@ def run_worker(
     log: Path,
     on_phase: OnPhase = ignore_phase,
     answer: OnQuestion = refuse_question,
+    on_turn: OnTurn = refuse_turn,
     on_detail: OnDetail = ignore_detail,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
@@ -117,6 +127,7 @@ def run_worker(
         log: everything that the worker, its compilers and user code print is appended to it.
         on_phase: called in this thread with the name of each phase when it begins.
         answer: called with each question of the worker. Its return value is sent back.
+        on_turn: called when the worker waits for its turn. The worker goes on when it returns.
         on_detail: called with each stage and span of the worker, and at its end with one for the
             process itself.
         environment: variables set on top of this process's own.
@@ -141,7 +152,7 @@ def run_worker(
         environment=environment,
     )
     with worker:
-        return worker.follow(on_phase, answer, limit)
+        return worker.follow(on_phase, answer, on_turn=on_turn, limit=limit)
 
 
 def _write_job(directory: Path, job: Job[Any]) -> None:
@@ -221,19 +232,23 @@ class Worker(Generic[ResultT]):
         self,
         on_phase: OnPhase = ignore_phase,
         answer: OnQuestion = refuse_question,
+        *,
+        on_turn: OnTurn = refuse_turn,
         limit: float | None = None,
     ) -> ResultT:
         """Wait for the end of the job and return its result. Arguments and errors are those of
         `run_worker`."""
         try:
-            return self._follow(on_phase, answer, limit)
+            return self._follow(on_phase, answer, on_turn, limit)
         except MessageError as error:
             error.log = self._log
             raise
 
-    def _follow(self, on_phase: OnPhase, answer: OnQuestion, limit: float | None) -> ResultT:
+    def _follow(
+        self, on_phase: OnPhase, answer: OnQuestion, on_turn: OnTurn, limit: float | None
+    ) -> ResultT:
         with time_limit(self._process, limit) as expired:
-            failure = self._handle_events(on_phase, answer)
+            failure = self._handle_events(on_phase, answer, on_turn)
             wait_for_end(self._process)
         end_process(self._process)
         check_stopping()
@@ -248,7 +263,9 @@ class Worker(Generic[ResultT]):
         status = self._process.returncode
         return read_result(self._result_type, self._result_path, status=status, log=self._log)
 
-    def _handle_events(self, on_phase: OnPhase, answer: OnQuestion) -> Failure | None:
+    def _handle_events(
+        self, on_phase: OnPhase, answer: OnQuestion, on_turn: OnTurn
+    ) -> Failure | None:
         """Handle events until no process has the pipe open.
 
         Returns the `Failure` of a worker that could not write its result file, if there is one.
@@ -266,10 +283,15 @@ class Worker(Generic[ResultT]):
                 self._on_detail(self._process.pid, event)
             elif isinstance(event, Failure):
                 failure = event
+            elif isinstance(event, TurnQuestion):
+                on_turn()
+                self._reply(Turn())
             else:
-                reply = encode(answer(event))
-                self._write_line(json.dumps(reply).encode() + b"\n")
+                self._reply(answer(event))
         return failure
+
+    def _reply(self, answer: Message) -> None:
+        self._write_line(json.dumps(encode(answer)).encode() + b"\n")
 
     def _write_line(self, line: bytes) -> None:
         stdin = self._process.stdin

@@ -23,6 +23,7 @@ from aoti_build._torch.jobs.clocks import gpu_clock
 from aoti_build._torch.jobs.timing import (
     EventTimer,
     Timer,
+    WaitForTurn,
     peak_memory,
     timed_calls,
     wall_time,
@@ -57,9 +58,10 @@ def bench(job: BenchJob, events: Events) -> BenchResult:
         call(*first[0], **first[1])
         synchronize(device)
         called = time.perf_counter()
+    turn = events.wait_for_turn if job.turns else None
     before = gpu_clock(device)
     with events.phase("timing"):
-        times = tuple(_times(job, call, point) for point in points[: job.timed])
+        times = tuple(_times(job, call, point, turn) for point in points[: job.timed])
     after = gpu_clock(device)
     if way.check is not None:
         way.check(call)
@@ -105,7 +107,9 @@ def _clone(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
-def _times(job: BenchJob, call: Call, point: Arguments) -> tuple[float, ...]:
+def _times(
+    job: BenchJob, call: Call, point: Arguments, turn: WaitForTurn | None
+) -> tuple[float, ...]:
     """The seconds of the timed calls at one point."""
     device = job.target.device
 
@@ -120,4 +124,4 @@ def _times(job: BenchJob, call: Call, point: Arguments) -> tuple[float, ...]:
     if device == "cuda":
         timer = EventTimer()
     warm_up(prepare, call_once, timer)
-    return tuple(timed_calls(prepare, call_once, job.seconds, job.least_calls, timer))
+    return tuple(timed_calls(prepare, call_once, job.seconds, job.least_calls, timer, turn))

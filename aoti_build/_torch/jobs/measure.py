@@ -58,6 +58,7 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
             least_calls=job.least_calls,
             load_seconds=load_seconds,
             peak_memory=lambda: peak_memory(target.device),
+            wait_for_turn=events.wait_for_turn if job.turns else None,
         )
     # The first call records the graph, and falls back to a plain call where that is not possible.
     if job.cuda_graphs:

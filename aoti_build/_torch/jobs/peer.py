@@ -47,6 +47,7 @@ def peer(job: PeerJob, events: Events) -> PeerResult:
                 least_calls=job.least_calls,
                 load_seconds=load_seconds,
                 peak_memory=lambda: peak_memory(target.device),
+                wait_for_turn=events.wait_for_turn if job.turns else None,
             )
             return PeerResult(**asdict(result))
     # Each library has errors of its own, and none of them may end the comparison.

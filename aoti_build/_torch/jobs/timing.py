@@ -25,6 +25,12 @@ Prepare = Callable[[], Any]
 CallOnce = Callable[[Any], object]
 # Makes a call, and returns its seconds.
 Timer = Callable[[Callable[[], object]], float]
+# Waits until no other worker times calls.
+WaitForTurn = Callable[[], None]
+# A turn is short beside a disturbance. Its first call is not timed, since the caches of the
+# processor hold what the other model has left there.
+_TURN_SECONDS = 0.02
+_LEAST_TURN_CALLS = 4
 # More calls of a tiny model would tell nothing more, and fill the result of a job.
 _MOST_CALLS = 20_000
 
@@ -65,10 +71,11 @@ def sample(
     least_calls: int,
     load_seconds: float,
     peak_memory: Callable[[], int],
+    wait_for_turn: WaitForTurn | None = None,
 ) -> MeasureResult:
     """Warm up, then time calls that last `seconds` together, and at least `least_calls` calls."""
     warm_up(prepare, call, wall_time)
-    times = sorted(timed_calls(prepare, call, seconds, least_calls))
+    times = sorted(timed_calls(prepare, call, seconds, least_calls, wait_for_turn=wait_for_turn))
     return MeasureResult(
         median=nearest_rank(times, 0.5),
         p95=nearest_rank(times, 0.95),
@@ -80,7 +87,7 @@ def sample(
 
 def warm_up(prepare: Prepare, call: CallOnce, timer: Timer) -> None:
     """Make the calls that are not timed."""
-    timed_calls(prepare, call, _WARM_UP_SECONDS, _LEAST_WARM_UP_CALLS, timer)
+    _calls(prepare, call, _WARM_UP_SECONDS, _LEAST_WARM_UP_CALLS, timer)
 
 
 def timed_calls(
@@ -89,8 +96,26 @@ def timed_calls(
     seconds: float,
     least: int,
     timer: Timer = wall_time,
+    wait_for_turn: WaitForTurn | None = None,
 ) -> list[float]:
-    """The seconds of each call."""
+    """The seconds of each call. With `wait_for_turn` the calls are made in several turns."""
+    if wait_for_turn is None:
+        return _calls(prepare, call, seconds, least, timer)
+    times: list[float] = []
+    total = 0.0
+    while (total < seconds and len(times) < _MOST_CALLS) or len(times) < least:
+        wait_for_turn()
+        call(prepare())
+        turn = _calls(prepare, call, _TURN_SECONDS, _LEAST_TURN_CALLS, timer)
+        times += turn
+        total += sum(turn)
+    return times
+
+
+def _calls(
+    prepare: Prepare, call: CallOnce, seconds: float, least: int, timer: Timer
+) -> list[float]:
+    """The seconds of calls that follow each other."""
     times: list[float] = []
     total = 0.0
     while (total < seconds and len(times) < _MOST_CALLS) or len(times) < least:

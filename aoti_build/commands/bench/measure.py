@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,8 @@ from aoti_build.measurement.gate import Question, Rule, answers, noise_band, que
 from aoti_build.measurement.record import Cache, ComparisonRecord, Metric, Row, Sample
 from aoti_build.measurement.samples import PEERS
 from aoti_build.measurement.statistics import MOST_PAIRS, PAIRS, Verdict
+from aoti_build.measurement.turns import take_in_turns
+from aoti_build.work.worker import OnTurn
 
 BASE = "base"
 _OUT_OF_BUDGET = "the budget ended before"
@@ -27,7 +29,8 @@ class TargetBench:
     """The samples of one target.
 
     `new` is the row of the artifact that is compared, and `base` the package of ``--against``. The
-    base and the artifact are neighbours in each round, so that their pairs are close in time.
+    base and the artifact are neighbours in each round. With `in_turns` they are sampled at the same
+    time, with timed calls in turns; otherwise one after the other.
     Nothing is begun that would probably end after `deadline`, by `clock`.
     """
 
@@ -39,6 +42,7 @@ class TargetBench:
     samples: int
     deadline: float
     on_progress: Callable[[str], None]
+    in_turns: bool = False
     clock: Callable[[], float] = time.monotonic
     taken: dict[str, list[Sample]] = field(default_factory=dict)
     # Why there is no sample of a subject, or no more of them.
@@ -170,28 +174,56 @@ class TargetBench:
             order = [subject for subject in self._subjects if wanted.get(subject.name, 0) > number]
             if number % 2:
                 order.reverse()
-            for subject in order:
-                if len(self._of(subject)) <= number:
-                    self._take(subject)
+            lacking = [subject for subject in order if len(self._of(subject)) <= number]
+            for group in self._groups(lacking):
+                self._take(*group)
 
-    def _take(self, subject: Subject) -> None:
-        """Take one sample, unless the subject failed before or the time is over."""
-        if subject.name in self.errors or self.fatal is not None:
+    def _groups(self, order: Sequence[Subject]) -> Iterator[tuple[Subject, ...]]:
+        """The subjects in this order, with those together that are sampled in turns."""
+        for index, subject in enumerate(order):
+            if not self._is_compared(subject):
+                yield (subject,)
+                continue
+            pair = tuple(filter(self._is_compared, order))
+            if not (self.in_turns and len(pair) > 1):
+                yield (subject,)
+            elif index == order.index(pair[0]):
+                yield pair
+
+    def _is_compared(self, subject: Subject) -> bool:
+        """Whether it is the base or the artifact."""
+        return subject in (self.base, self.new)
+
+    def _take(self, *subjects: Subject) -> None:
+        """Take one sample of each, in turns if there are several. Nothing is done if one failed
+        before or the time is over."""
+        names = [subject.name for subject in subjects]
+        if self.fatal is not None or any(name in self.errors for name in names):
             return
-        if not self._is_affordable(subject):
-            self.errors[subject.name] = _OUT_OF_BUDGET
+        if not self._is_affordable(*subjects):
+            self.errors.update(dict.fromkeys(names, _OUT_OF_BUDGET))
             return
-        count = len(self._of(subject)) + 1
-        self.on_progress(f"{subject.name}, sample {count}")
+        count = len(self._of(subjects[0])) + 1
+        self.on_progress(f"{' and '.join(names)}, sample {count}")
         started = self.clock()
+        takes: dict[str, Callable[[], Sample]] = {}
+        if len(subjects) == 1:
+            takes[names[0]] = partial(self._sample, subjects[0])
+        else:
+            in_turns = {subject.name: partial(self._sample, subject) for subject in subjects}
+            for name, sample in take_in_turns(in_turns).items():
+                takes[name] = sample.result
+        for subject in subjects:
+            self._attempt(subject, partial(self._keep, subject, takes[subject.name]))
+        elapsed = (self.clock() - started) / len(subjects)
+        for name in names:
+            self._longest[name] = max(self._longest.get(name, 0.0), elapsed)
 
-        self._attempt(subject, partial(self._sample, subject))
-        elapsed = self.clock() - started
-        self._longest[subject.name] = max(self._longest.get(subject.name, 0.0), elapsed)
+    def _sample(self, subject: Subject, on_turn: OnTurn | None = None) -> Sample:
+        return self.sampler.take(subject, self.manifest, on_turn)
 
-    def _sample(self, subject: Subject) -> None:
-        sample = self.sampler.take(subject, self.manifest)
-        self.taken.setdefault(subject.name, []).append(sample)
+    def _keep(self, subject: Subject, take: Callable[[], Sample]) -> None:
+        self.taken.setdefault(subject.name, []).append(take())
 
     def _attempt(self, subject: Subject, work: Callable[[], None]) -> None:
         """Do some work for a subject. An error ends its row, or everything for the artifact."""
@@ -205,8 +237,8 @@ class TargetBench:
             if subject.way == self.new.way:
                 self.fatal = error
 
-    def _is_affordable(self, subject: Subject) -> bool:
-        expected = self._longest.get(subject.name, 0.0) * _MARGIN
+    def _is_affordable(self, *subjects: Subject) -> bool:
+        expected = sum(self._longest.get(subject.name, 0.0) for subject in subjects) * _MARGIN
         return self.clock() + expected < self.deadline
 
     def _is_undecided(self, rule: Rule) -> bool:

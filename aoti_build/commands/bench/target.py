@@ -43,6 +43,7 @@ from aoti_build.measurement.gate import Question, Rule
 from aoti_build.measurement.record import BenchRecord, Cache, Way
 from aoti_build.measurement.samples import SECONDS
 from aoti_build.measurement.statistics import PAIRS
+from aoti_build.measurement.turns import fit_together
 from aoti_build.models_file.project import Project, Target
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.selection import open_store
@@ -241,6 +242,7 @@ class Bencher:
             samples=self.options.samples,
             deadline=deadline,
             on_progress=lambda phase: self.on_progress(target, phase),
+            in_turns=base is not None and fit_together([2 * base.size]),
         )
 
 

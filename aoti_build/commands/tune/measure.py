@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 
-from aoti_build.artifact.manifest import Manifest, read_manifest
+from aoti_build.artifact.manifest import MODEL, Manifest, read_manifest
 from aoti_build.artifact.paths import artifact_directory, inductor_cache_root
 from aoti_build.commands.build import build
 from aoti_build.commands.tune.candidates import Candidate, baseline_of, candidates
@@ -16,13 +17,15 @@ from aoti_build.commands.tune.report import Outcome, Row
 from aoti_build.common.locks import lock
 from aoti_build.errors import AotiBuildError, BuildError, DirectoryError, Interrupted
 from aoti_build.host import distributions
-from aoti_build.measurement.pairs import Rounds
+from aoti_build.measurement.pairs import Rounds, one_by_one
 from aoti_build.measurement.samples import PEERS, Sampler
 from aoti_build.measurement.statistics import PAIRS, Comparison
+from aoti_build.measurement.turns import fit_together, take_in_turns
 from aoti_build.messages import MeasureResult
 from aoti_build.models_file.project import Project, Target
 from aoti_build.work.processes import check_stopping
 from aoti_build.work.schedule import default_jobs
+from aoti_build.work.worker import OnTurn
 
 # The part of the budget after which no further build is started. The rest is for samples.
 _BUILD_SHARE = 0.6
@@ -162,7 +165,7 @@ class TargetTuner:
         rounds = Rounds(
             baseline,
             subjects[: max(0, affordable)],
-            self._take,
+            self._take_in_turns if self._fit_together() else one_by_one(self._take),
             remaining,
             band=self.settings.band,
         )
@@ -171,14 +174,41 @@ class TargetTuner:
     def _take(self, name: str) -> float | None:
         """The median seconds of a call in one fresh process; None if it failed."""
         self._say(f"sample of {name}")
+        return self._kept(name, partial(self._sample, name))
+
+    def _take_in_turns(self, names: Sequence[str]) -> dict[str, float]:
+        """The same of several subjects, with calls in turns."""
+        self._say(f"samples of {len(names)} candidates in turns")
+        samples = take_in_turns({name: partial(self._sample, name) for name in names})
+        times = {}
+        for name, sample in samples.items():
+            seconds = self._kept(name, sample.result)
+            if seconds is not None:
+                times[name] = seconds
+        return times
+
+    def _fit_together(self) -> bool:
+        """Whether the packages of all candidates can be loaded at the same time."""
+        sizes = []
+        for candidate in self._built.values():
+            package = artifact_directory(self.project, candidate.target) / MODEL
+            sizes.append(package.stat().st_size)
+        return fit_together(sizes)
+
+    def _sample(self, name: str, on_turn: OnTurn | None = None) -> MeasureResult:
+        candidate = self._built.get(name)
+        if candidate is None:
+            return self.sampler.peer(self.target, name, on_turn=on_turn)
+        # A choice must pay for itself without a change of the service.
+        is_converted = candidate.choice.memory_format is not None
+        return self.sampler.artifact(
+            candidate.target, contiguous_inputs=is_converted, on_turn=on_turn
+        )
+
+    def _kept(self, name: str, sample: Callable[[], MeasureResult]) -> float | None:
+        """The median of a sample, which is kept; None if it failed."""
         try:
-            if name in self._built:
-                candidate = self._built[name]
-                # A choice must pay for itself without a change of the service.
-                is_converted = candidate.choice.memory_format is not None
-                result = self.sampler.artifact(candidate.target, contiguous_inputs=is_converted)
-            else:
-                result = self.sampler.peer(self.target, name)
+            result = sample()
         except (Interrupted, DirectoryError):
             # The user or the host is at fault, and not this candidate.
             raise
