@@ -35,6 +35,7 @@ from aoti_build.host import cuda, distributions
 from aoti_build.measurement.gate import Rule, parse_limits
 from aoti_build.measurement.history import read
 from aoti_build.measurement.record import BenchRecord, Cache, Metric, Row, Way, read_bench
+from aoti_build.measurement.statistics import PAIRS
 from aoti_build.messages import BenchJob, CallsJob
 from aoti_build.models_file import Project
 from aoti_build.models_file.project import Target
@@ -465,6 +466,27 @@ def test_a_missing_device_is_a_failure_by_strict_only(
 
 
 # The gate
+
+
+def test_what_is_compared_with_the_base_takes_turns_with_it(
+    measured: Project, release: str, machine: Machine
+) -> None:
+    ways = (Way.ARTIFACT, Way.EAGER)
+    bench(measured, measured.targets, against(release, ways=ways))
+    in_turns = [is_base(job) for job in machine.jobs if job.turns]
+    assert in_turns[:4] == [True, False, False, True], "the base, the artifact; then the opposite"
+    assert len(in_turns) == 2 * PAIRS
+    alone = {(job.way, job.timed) for job in machine.jobs if not job.turns}
+    assert alone == {("artifact", 0), ("eager", 1)}
+
+
+def test_packages_that_do_not_fit_into_memory_together_are_measured_one_by_one(
+    measured: Project, release: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aoti_build.measurement.turns._MOST_BYTES", 1)
+    report = bench(measured, measured.targets, against(release))
+    assert not any(job.turns for job in machine.jobs)
+    assert verdicts(report)["steady"] == "same"
 
 
 def test_the_same_package_is_never_worse(measured: Project, machine: Machine, release: str) -> None:

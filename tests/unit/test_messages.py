@@ -217,8 +217,9 @@ def test_one_of_several_types_is_read_as_what_it_is() -> None:
         reference_data=True
     )
     assert decode(on_the_way(Phase(name="export")), *messages.EVENTS) == Phase(name="export")
-    assert "a phase or stage or span or failure or keys-question was expected" in refusal(
-        on_the_way(Take(reference_data=True)), *messages.EVENTS
+    assert (
+        "a phase or stage or span or failure or keys-question or turn-question was expected"
+        in refusal(on_the_way(Take(reference_data=True)), *messages.EVENTS)
     )
 
 

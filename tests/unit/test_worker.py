@@ -72,6 +72,9 @@ def phase(name):
 def ask():
     send("keys-question", key="a", graph_key=str(os.getpid()))
     return json.loads(sys.stdin.readline())
+def wait_for_turn():
+    send("turn-question")
+    return json.loads(sys.stdin.readline())
 def result(**seconds):
     write("compile-result", seconds=seconds)
 def error(**value):
@@ -286,6 +289,25 @@ result(first=first["alignment"], second=second["alignment"])
 """
     assert run(script, answer=answer).seconds == {"first": 1, "second": 2}
     assert [question.key for question in asked] == ["a", "a"]
+
+
+def test_a_worker_waits_for_its_turn(run: Run, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+
+    def on_turn() -> None:
+        assert not ready.exists(), "the worker went on before its turn"
+        ready.touch()
+
+    script = """
+assert wait_for_turn()["type"] == "turn"
+result(seen=float(os.path.exists(job["root"] + "/ready")))
+"""
+    assert run(script, on_turn=on_turn).seconds == {"seen": 1}
+
+
+def test_a_turn_that_nobody_gives_ends_the_worker(run: Run) -> None:
+    with pytest.raises(MessageError, match="waits for its turn"):
+        run("wait_for_turn()")
 
 
 def test_a_question_that_nobody_can_answer_ends_the_worker(run: Run, lifeline: Lifeline) -> None:
