@@ -13,19 +13,24 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from aoti_build.common.resources import available_memory
 from aoti_build.work.processes import stop_all
 from aoti_build.work.worker import OnTurn
 
 SampleT = TypeVar("SampleT")
 # Takes a sample. Its worker calls the function when it waits for its turn.
 TakeInTurns = Callable[[OnTurn], SampleT]
-# Packages that are larger together are not loaded at the same time: there may be no room.
-_MOST_BYTES = 4 << 30
+# What a process needs beside its model, most of it for torch.
+_PROCESS_BYTES = 500 << 20
+# The memory of a GPU is not known without torch.
+_MOST_BYTES = 8 << 30
 
 
 def fit_together(sizes: Iterable[int]) -> bool:
-    """Whether packages of so many bytes may be loaded at the same time."""
-    return sum(sizes) <= _MOST_BYTES
+    """Whether packages of so many bytes may be loaded at the same time, each in its process."""
+    # A model needs about as much for what it computes as for its weights, or less.
+    needed = sum(2 * size + _PROCESS_BYTES for size in sizes)
+    return needed <= min(_MOST_BYTES, available_memory() // 2)
 
 
 def take_in_turns(takes: Mapping[str, TakeInTurns[SampleT]]) -> dict[str, Future[SampleT]]:

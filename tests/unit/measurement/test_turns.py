@@ -75,6 +75,10 @@ def test_a_sample_that_never_starts_does_not_keep_the_others_waiting() -> None:
     assert isinstance(samples["a"].exception(), BuildError)
 
 
-def test_large_packages_are_not_loaded_together() -> None:
+def test_packages_are_loaded_together_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = 16 << 30
+    monkeypatch.setattr("aoti_build.measurement.turns.available_memory", lambda: available)
     assert fit_together([45 << 20, 45 << 20])
     assert not fit_together([3 << 30, 3 << 30])
+    available = 1 << 30
+    assert not fit_together([45 << 20, 45 << 20])
