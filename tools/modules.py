@@ -19,8 +19,8 @@ PAGE = REPOSITORY / "docs" / "explanation" / "modules.md"
 HEAD = """\
 # Modules
 
-What each module is for, by its own first sentence. `python tools/modules.py` writes this page. How the packages depend on
-each other is in [architecture](architecture.md).
+What each module is for, by its own first sentence. `python tools/modules.py` writes this page.
+How the packages depend on each other is in [architecture](architecture.md).
 """
 _SENTENCE = re.compile(r"(.+?\.)(?:\s|$)", re.S)
 
