@@ -180,19 +180,12 @@ class TargetBench:
 
     def _groups(self, order: Sequence[Subject]) -> Iterator[tuple[Subject, ...]]:
         """The subjects in this order, with those together that are sampled in turns."""
-        for index, subject in enumerate(order):
-            if not self._is_compared(subject):
+        pair = tuple(subject for subject in order if subject in (self.base, self.new))
+        for subject in order:
+            if not self.in_turns or subject not in pair:
                 yield (subject,)
-                continue
-            pair = tuple(filter(self._is_compared, order))
-            if not (self.in_turns and len(pair) > 1):
-                yield (subject,)
-            elif index == order.index(pair[0]):
+            elif subject is pair[0]:
                 yield pair
-
-    def _is_compared(self, subject: Subject) -> bool:
-        """Whether it is the base or the artifact."""
-        return subject in (self.base, self.new)
 
     def _take(self, *subjects: Subject) -> None:
         """Take one sample of each, in turns if there are several. Nothing is done if one failed
