@@ -18,6 +18,7 @@ import os, sys
 from pathlib import Path
 from aoti_build.models_file import load_project
 from aoti_build.work import check
+from aoti_build.commands.run import artifact as run_artifact
 from aoti_build.commands.run import command as run
 from aoti_build.commands.verify import command as verify
 from aoti_build.commands.verify import comparison as verify_comparison
@@ -30,7 +31,7 @@ def exchanging(*arguments, **options):
     if os.path.exists(foreign):
         os.replace(foreign, published)
     return real(*arguments, **options)
-for module in (check, run, verify_comparison):
+for module in (check, run_artifact, verify_comparison):
     module.run_worker = exchanging
 if command == "run":
     report = run.run(project, targets)

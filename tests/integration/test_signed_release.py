@@ -55,7 +55,7 @@ import os, sys
 from pathlib import Path
 from aoti_build.commands.verify import comparison as verify_comparison
 from aoti_build.commands.verify_release.command import verify_release
-from aoti_build.commands.verify_release.options import ReceiverOptions
+from aoti_build.commands.verify_release.options import VerifyReleaseOptions
 from aoti_build.errors import AotiBuildError
 from aoti_build.work import check
 
@@ -68,7 +68,7 @@ def exchanging(*arguments, **options):
 for module in (check, verify_comparison):
     module.run_worker = exchanging
 try:
-    verify_release(ReceiverOptions(Path(bundle), (key,), runtime=runtime))
+    verify_release(VerifyReleaseOptions(Path(bundle), (key,), runtime=runtime))
 except AotiBuildError as error:
     print(type(error).__name__, os.path.exists(foreign))
 """

@@ -55,6 +55,7 @@ from aoti_build.commands.init.command import Wishes, init, look
 from aoti_build.commands.inspect.command import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect.diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.received.release import ReceivedRelease
 from aoti_build.commands.release.pull import PullReport
 from aoti_build.commands.release.push import PushReport
 from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
@@ -646,14 +647,8 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
 def _received(two: Project, manifest: Manifest) -> Iterator[Document]:
     signer = Signer("certificate", "root.pem", "ab" * 32, "CN=us", datetime(2026, 1, 2))
     for who in (signer, Signer("key", "signer.pem", "ab" * 32), None):
-        yield ReleaseVerification(
-            path="out",
-            record=_release_record(two, manifest),
-            sha256="cd" * 32,
-            file_count=12,
-            signer=who,
-            compared=VerifyReport(_verdicts(two)),
-        ).as_json()
+        release = ReceivedRelease("out", _release_record(two, manifest), "cd" * 32, 12, who)
+        yield ReleaseVerification(release, VerifyReport(_verdicts(two))).as_json()
 
 
 def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:
