@@ -149,9 +149,8 @@ class _Runner:
 
 def _unfit(target: Target, reason: Reason) -> ArtifactError:
     return ArtifactError(
-        "it cannot run on this host",
+        f"it cannot run on this host: {reason}",
         target=target.name,
-        cause=str(reason),
         hint="run it on a host like the one that will use it",
     )
 
