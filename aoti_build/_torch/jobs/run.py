@@ -25,6 +25,7 @@ from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.jobs.described import describe
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.latency import eager_calls, first_calls
 from aoti_build._torch.jobs.prepared import Prepared, prepare
@@ -44,7 +45,6 @@ from aoti_build.figures import (
     OutputFigures,
     RunFigures,
     RunSeconds,
-    TensorFacts,
     Timing,
     TopClasses,
     typed,
@@ -335,28 +335,6 @@ def summary(samples: list[float]) -> Timing:
         p99=rank(0.99),
         max=rank(1.0),
         threads=torch.get_num_threads(),
-    )
-
-
-def describe(name: str, value: Tensor) -> TensorFacts:
-    """Shape, dtype and statistics of one tensor. The statistics are of the finite values;
-    `nonfinite` counts the others."""
-    dtype = str(value.dtype).removeprefix("torch.")
-    facts = TensorFacts(name=name, dtype=dtype, shape=tuple(value.shape))
-    numbers = value.detach().cpu()
-    if numbers.is_complex() or not numbers.numel():
-        return facts
-    wide = numbers.to(torch.float64).reshape(-1)
-    finite = wide[torch.isfinite(wide)]
-    facts = replace(facts, nonfinite=wide.numel() - finite.numel())
-    if not finite.numel():
-        return facts
-    return replace(
-        facts,
-        min=float(finite.min()),
-        max=float(finite.max()),
-        mean=float(finite.mean()),
-        std=float(finite.std(unbiased=False)),
     )
 
 
