@@ -30,7 +30,7 @@ SOURCE = """
 """
 MODEL = """
     linear:
-      source: net.py:build
+      source: net:build
       dims: {batch: {min: 1, max: 8, example: 4}}
       inputs: [{shape: [batch, 8]}]
 """
@@ -219,11 +219,15 @@ def test_a_receiver_tries_the_model_with_own_inputs(received: Path) -> None:
 
 
 def test_a_module_with_the_name_of_the_source_is_not_imported(received: Path, marker: Path) -> None:
-    """The release says `net.py`. One that lies where the receiver works is another one."""
-    (received / "net.py").write_text(f"open({str(marker)!r}, 'w')\n")
-    finished = receive("run", received, "--input", "random")
-    assert finished.code == 0, finished.err
-    assert not marker.exists()
+    """The release says `net:build`. What is installed as `net` here is another module."""
+    installed = received.parent / "installed"
+    installed.mkdir()
+    (installed / "net.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    for task, words in (("run", ["--input", "random"]), ("verify", [])):
+        finished = receive(task, received, *words, variables={"PYTHONPATH": path})
+        assert finished.code == 0, finished.err
+        assert not marker.exists()
 
 
 def test_the_same_from_cpp(received: Path, cpp_cache: dict[str, str]) -> None:
