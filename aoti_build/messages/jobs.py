@@ -259,7 +259,8 @@ class RunResult(Message, frozen=True):
 class RunJob(PackageJob[RunResult], frozen=True):
     """Call the package for each of `runs`, and measure the time of `repeat` calls of each.
 
-    With `cuda_graphs` calls are replayed.
+    With `cuda_graphs` calls are replayed. Without `has_sources` no callable of models.yaml is
+    imported, and nothing is compared with eager mode.
     """
 
     where: Positions
@@ -267,6 +268,7 @@ class RunJob(PackageJob[RunResult], frozen=True):
     repeat: int
     runs: tuple[RunRequest, ...]
     cuda_graphs: bool = False
+    has_sources: bool = True
 
 
 class MeasureResult(Message, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aoti_build.commands.run.report import Run, RunReport, TargetRuns
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.figures import RunFigures, RunSeconds, TensorFacts, Timing, TopClasses
+from aoti_build.report.received_text import received_lines
 from aoti_build.report.terminal import (
     count_text,
     error_lines,
@@ -33,8 +34,10 @@ _CHECKS = {
 @for_terminal
 def run_lines(report: RunReport) -> list[str]:
     """For each target and input: tensors with statistics, the result of the check, the classes of
-    images, and times."""
+    images, and times. Before them, what is known of a received release."""
     lines: list[str] = []
+    if report.release is not None:
+        lines += [*received_lines(report.release), ""]
     for target in report.targets:
         lines += _target_lines(target)
         for run in target.runs:

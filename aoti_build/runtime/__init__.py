@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aoti_build.errors import UsageError
-from aoti_build.runtime.choose import Candidate, Choice, explain
+from aoti_build.runtime.choose import Candidate, Choice
+from aoti_build.runtime.choose import explain as published_choice
 from aoti_build.runtime.graph_options import CudaGraphs, graph_options, report_text
 from aoti_build.runtime.options import CallOptions
 from aoti_build.runtime.package import Admitted, Verify, admit
@@ -88,32 +89,87 @@ def load(
         cuda_graphs=graph_options(cuda_graphs),
     )
     say = _say if explain else _say_nothing
-    with contextlib.ExitStack() as resources:
-        release: SignedBundle | None = None
-        if require_signature is not None:
-            # Signatures need libraries that other loads do not.
-            from aoti_build.runtime.signed import open_release, signed_choice
-
-            release = resources.enter_context(
-                open_release(artifacts, require_signature, min_version, verify)
-            )
-            choice = signed_choice(
-                release, model, device=device, variant=variant, device_index=device_index
-            )
-        else:
-            _refuse_min_version(min_version)
-            choice = _explain(
-                model,
-                artifacts=artifacts,
-                device=device,
-                variant=variant,
-                device_index=device_index,
-            )
+    with _opened_choice(
+        model,
+        artifacts=artifacts,
+        device=device,
+        variant=variant,
+        device_index=device_index,
+        require_signature=require_signature,
+        min_version=min_version,
+        verify=verify,
+    ) as (choice, release):
         say(str(choice))
         loaded = _open(choice, verify, options, release, imports=imports)
     if options.cuda_graphs is not None:
         say(report_text(loaded.metadata["load"]["cuda_graphs"]))
     return loaded
+
+
+def explain(
+    model: str,
+    *,
+    artifacts: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    variant: str | None = None,
+    device_index: int = 0,
+    require_signature: Keys | None = None,
+    min_version: str | None = None,
+) -> Choice:
+    """Choose among the variants of `model` as `load` does, without loading any and without torch.
+
+    The arguments are those of `load`. With `require_signature`, variants that lie in the release
+    and were not signed are among the candidates, with that as the reason against them.
+
+    Raises:
+        SignatureError: as `load` does, for what is read before a package.
+        UsageError: there is no such model or variant, or no usable key.
+        ToolchainError: a signature is required, and cryptography is not installed.
+    """
+    with _opened_choice(
+        model,
+        artifacts=artifacts,
+        device=device,
+        variant=variant,
+        device_index=device_index,
+        require_signature=require_signature,
+        min_version=min_version,
+    ) as (choice, _):
+        return choice
+
+
+@contextlib.contextmanager
+def _opened_choice(
+    model: str,
+    *,
+    artifacts: str | os.PathLike[str] | None,
+    device: str | None,
+    variant: str | None,
+    device_index: int,
+    require_signature: Keys | None,
+    min_version: str | None,
+    verify: Verify = "full",
+) -> Iterator[tuple[Choice, SignedBundle | None]]:
+    """The choice of `load` and `explain`, and the open release if a signature is required."""
+    if require_signature is None:
+        _refuse_min_version(min_version)
+        choice = published_choice(
+            model,
+            artifacts=artifacts,
+            device=device,
+            variant=variant,
+            device_index=device_index,
+        )
+        yield choice, None
+        return
+    # Signatures need libraries that other loads do not.
+    from aoti_build.runtime.signed import open_release, signed_choice
+
+    with open_release(artifacts, require_signature, min_version, verify) as release:
+        choice = signed_choice(
+            release, model, device=device, variant=variant, device_index=device_index
+        )
+        yield choice, release
 
 
 def _refuse_min_version(min_version: str | None) -> None:
@@ -163,7 +219,3 @@ def _say(text: str) -> None:
 
 def _say_nothing(text: str) -> None:
     pass
-
-
-# A parameter of `load` has the name of the function.
-_explain = explain

@@ -29,7 +29,7 @@ def verify(
     repro: str = "",
     runtime: str = "",
     cuda_graphs: bool = False,
-    release: str = "",
+    release: str | None = None,
     public_key: list[str] | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
@@ -51,8 +51,8 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
-        if release:
-            from aoti_build.commands.verify_release.options import ReceiverOptions
+        if release is not None:
+            from aoti_build.commands.verify_release.options import VerifyReleaseOptions
             from aoti_build.tasks import receiving
 
             receiving.refuse_with_release(
@@ -67,7 +67,7 @@ def verify(
                     "--repro": repro,
                 }
             )
-            options = ReceiverOptions(
+            options = VerifyReleaseOptions(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
                 unsigned=unsigned,
@@ -137,6 +137,10 @@ def run(
     file: str = "",
     root: str = "",
     artifacts: str = "",
+    release: str | None = None,
+    public_key: list[str] | None = None,
+    min_version: str | None = None,
+    unsigned: bool = False,
     json: bool = False,
     quiet: bool = False,
     debug: bool = False,
@@ -144,23 +148,53 @@ def run(
     """Run artifacts, then check, time and save their outputs.
 
     The inputs are the reference data, random ones, or files of tensors or
-    images.
+    images. A release needs neither models.yaml nor sources.
     """
     with contract(json, debug):
-        from aoti_build.commands.run import command
+        from aoti_build.commands.run.inputs import REPEAT, SEED
+
+        inputs = read_list("--input", input)
+        repeat_count = read_integer("--repeat", repeat) or REPEAT
+        seed_number = read_integer("--seed", seed, least=0)
+        if seed_number is None:  # 0 is a seed
+            seed_number = SEED
+        if release is not None:
+            from aoti_build.commands.received.options import ReceiverOptions
+            from aoti_build.tasks import receiving
+
+            receiving.refuse_with_release(
+                {"--file": file, "--root": root, "--artifacts": artifacts}
+            )
+            options = ReceiverOptions(
+                directory=receiving.require_directory(release),
+                keys=tuple(public_key or ()),
+                unsigned=unsigned,
+                min_version=min_version,
+                pattern=target,
+            )
+            receiving.run_received(
+                options,
+                inputs=inputs,
+                output=output,
+                seed=seed_number,
+                repeat=repeat_count,
+                cuda_graphs=cuda_graphs,
+                json=json,
+                quiet=quiet,
+            )
+            return
+        _refuse_without_release(public_key, min_version, unsigned)
+        from aoti_build.commands.run.command import run as command
         from aoti_build.report.run_text import run_lines
 
         project, targets = project_of(context, file, target, root, artifacts)
-        seed_number = read_integer("--seed", seed, least=0)
-        if seed_number is None:  # 0 is a seed
-            seed_number = command.SEED
-        report = command.run(
+        report = command(
             project,
             targets,
-            inputs=read_list("--input", input),
+            inputs=inputs,
             output=output,
             seed=seed_number,
-            repeat=read_integer("--repeat", repeat) or command.REPEAT,
+            repeat=repeat_count,
             cuda_graphs=cuda_graphs,
             on_progress=progress(targets, quiet),
         )

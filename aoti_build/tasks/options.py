@@ -97,7 +97,7 @@ _HELP: Mapping[str, str] = {
         " Default: the keys in /etc/aoti_build/trusted-keys."
     ),
     "min-version": "Refuse a release that is older than this version.",
-    "unsigned": "Verify a release without its signature. Nothing then proves who made it.",
+    "unsigned": "Use a release without its signature. Nothing then proves who made it.",
     "junit": "Write the result as JUnit XML to this file, for CI.",
     "html": "Write the result as an HTML page to this file.",
     "out": "Write the page to this file. Default: report.html, unless --markdown or --json is set.",
@@ -214,6 +214,10 @@ _HELP: Mapping[str, str] = {
     ),
     "release_diff.strict": "Treat a limit whose figure is missing as a failure.",
     "doctor.strict": "Treat a missing device as a failure.",
+    "run.release": (
+        "Run the packages of this directory of a release, after its signature and its files were"
+        " verified. This needs no models.yaml and no sources."
+    ),
     "run.output": (
         "Write the outputs to this .safetensors, .npz or .pt file. {target} and {input} in its name"
         " are replaced."

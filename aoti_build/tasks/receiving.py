@@ -1,8 +1,8 @@
-"""`verify --release`, which takes a bundle and no project."""
+"""`verify --release` and `run --release`, which take a bundle and no project."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,12 @@ from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import finish, progress, show, write_reports
 
 if TYPE_CHECKING:
-    from aoti_build.commands.verify_release.options import ReceiverOptions
+    from aoti_build.commands.received.options import ReceiverOptions
+    from aoti_build.commands.verify_release.options import VerifyReleaseOptions
 
 
 def verify_received(
-    options: ReceiverOptions, *, junit: str, html: str, json: bool, quiet: bool
+    options: VerifyReleaseOptions, *, junit: str, html: str, json: bool, quiet: bool
 ) -> None:
     """Verify a bundle, show the report, and end the task."""
     from aoti_build.commands.verify_release.command import verify_release
@@ -26,12 +27,44 @@ def verify_received(
     finish(report.error)
 
 
+def run_received(
+    options: ReceiverOptions,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    seed: int,
+    repeat: int,
+    cuda_graphs: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Run the packages of a bundle, show the report, and end the task."""
+    from aoti_build.commands.run.release import run_release
+    from aoti_build.report.run_text import run_lines
+
+    report = run_release(
+        options,
+        inputs=inputs,
+        output=output,
+        seed=seed,
+        repeat=repeat,
+        cuda_graphs=cuda_graphs,
+        on_progress=progress((), quiet),
+    )
+    show(report, run_lines(report), json)
+    finish(report.error)
+
+
 def require_directory(release: str) -> Path:
-    """The directory that ``--release`` names."""
-    if release.endswith((".tar.zst", ".tar.gz")):
+    """The directory that ``--release`` names. Raises `UsageError` for an empty value.
+
+    A script may give the value of a variable that it did not set.
+    """
+    if not release:
         raise UsageError(
-            f"--release {release} is an archive",
-            hint="unpack it with tar --preserve-permissions, and name its directory",
+            "--release names nothing",
+            cause="its value is empty",
+            hint="name the directory of the release, which has release.json",
         )
     return Path(release)
 
@@ -42,7 +75,7 @@ def refuse_with_release(given: Mapping[str, object]) -> None:
         if value:
             raise UsageError(
                 f"--release and {option} exclude each other",
-                cause="a release is verified without sources and without models.yaml",
+                cause="a release is used without sources and without models.yaml",
                 hint=f"omit {option}",
             )
 

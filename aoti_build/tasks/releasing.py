@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.models_file import check_files
-from aoti_build.models_file.project import Project, Target
 from aoti_build.tasks.answer import (
     contract,
     display,
@@ -58,6 +56,7 @@ def release(
     """
     with contract(json, debug):
         from aoti_build.commands.release import command
+        from aoti_build.report.release_page import release_page
         from aoti_build.report.release_text import release_lines
 
         if not version or not out:
@@ -87,27 +86,11 @@ def release(
                 options,
                 on_progress=progress(targets, quiet),
                 watch=watch,
-                page=_page,
+                page=release_page,
                 on_line=lines_on_stderr(quiet),
             )
         show(report, release_lines(report), json)
         finish(report.error)
-
-
-def _page(project: Project, targets: Sequence[Target], created: str) -> bytes:
-    """The page of a release. Two releases of the same artifacts have the same page, so it says
-    nothing of the moment and of the last build."""
-    from aoti_build.commands.report.command import report
-    from aoti_build.report.page import report_page
-
-    made = report(project, tuple(targets))
-    shown = replace(
-        made,
-        made={**made.made, "created": created},
-        trace=None,
-        trace_problem=None,
-    )
-    return report_page(shown).encode(errors="backslashreplace")
 
 
 @documented_task

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import run_inv
+from foreign import WAYS, exchanging, foreign_package, load_unchecked
 
 from aoti_build.artifact.manifest import MODEL, VERIFY
 
@@ -18,6 +19,7 @@ import os, sys
 from pathlib import Path
 from aoti_build.models_file import load_project
 from aoti_build.work import check
+from aoti_build.commands.run import artifact as run_artifact
 from aoti_build.commands.run import command as run
 from aoti_build.commands.verify import command as verify
 from aoti_build.commands.verify import comparison as verify_comparison
@@ -30,7 +32,7 @@ def exchanging(*arguments, **options):
     if os.path.exists(foreign):
         os.replace(foreign, published)
     return real(*arguments, **options)
-for module in (check, run, verify_comparison):
+for module in (check, run_artifact, verify_comparison):
     module.run_worker = exchanging
 if command == "run":
     report = run.run(project, targets)
@@ -45,21 +47,9 @@ else:
 def foreign(built: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A package that looks like the published one, and the file that its code makes when it is
     loaded."""
-    marker, source, library = tmp_path / "ran", tmp_path / "foreign.c", tmp_path / "foreign.so"
-    source.write_text(
-        "#include <fcntl.h>\n__attribute__((constructor)) static void run(void) "
-        f'{{ open("{marker}", O_CREAT | O_WRONLY, 0600); }}\n'
-    )
-    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    package = tmp_path / "foreign.pt2"
-    with (
-        zipfile.ZipFile(built / "artifacts/linear/cpu" / MODEL) as right,
-        zipfile.ZipFile(package, "w") as wrong,
-    ):
-        for entry in right.infolist():
-            is_code = entry.filename.endswith(".so")
-            wrong.writestr(entry.filename, library.read_bytes() if is_code else right.read(entry))
-    return package, marker
+    marker = tmp_path / "ran"
+    right = built / "artifacts/linear/cpu" / MODEL
+    return foreign_package(right, marker, tmp_path), marker
 
 
 @pytest.mark.parametrize("command", ["python", "cpp", "run"])
@@ -90,10 +80,19 @@ def test_what_takes_a_packages_place_is_not_executed(
         assert not (directory / VERIFY).exists()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_package_that_is_foreign_half_of_the_time_is_not_executed(
+    built: Path, foreign: tuple[Path, Path], tmp_path: Path, way: str
+) -> None:
+    package, marker = foreign
+    with exchanging(built / "artifacts/linear/cpu" / MODEL, package, way, tmp_path):
+        codes = {run_inv(built, "run", "--target", "linear/cpu").code for _ in range(4)}
+    assert codes <= {0, 4}
+    assert not marker.exists(), "foreign code ran"
+
+
 def test_the_foreign_package_would_run(built: Path, foreign: tuple[Path, Path]) -> None:
     """Or the tests above would show nothing."""
     package, marker = foreign
-    loader = "torch._C._aoti.AOTIModelPackageLoader"
-    load = f"import sys, torch; {loader}(sys.argv[1], 'model', False, 1, -1)"
-    subprocess.run([sys.executable, "-c", load, str(package)], capture_output=True, check=False)
+    load_unchecked(package)
     assert marker.exists()

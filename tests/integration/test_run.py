@@ -7,7 +7,9 @@ compiler.
 
 from __future__ import annotations
 
+import io
 import os
+import queue
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,12 +26,15 @@ from safetensors.torch import load_file, save_file
 from aoti_build._torch.data import read as reading
 from aoti_build._torch.data.image import images, top_classes
 from aoti_build._torch.data.read import READERS, read
-from aoti_build._torch.jobs.run import summary
+from aoti_build._torch.events import Events
+from aoti_build._torch.jobs.run import Session, summary
 from aoti_build._torch.jobs.saving import WRITERS, save
 from aoti_build.commands.run.inputs import OUTPUT_SUFFIXES, TENSOR_SUFFIXES
 from aoti_build.errors import UsageError
+from aoti_build.messages import RunJob, RunRequest
 from aoti_build.models_file.presence import source_is_here
-from aoti_build.models_file.project import Image, Model, Source, Weights
+from aoti_build.models_file.project import Image, Model, Source, Target, Weights
+from aoti_build.models_file.records import target_to_json
 
 NET = """
 from torch import nn
@@ -106,6 +111,34 @@ def only(finished: Finished) -> dict[str, Any]:
     (run,) = target["runs"]
     found: dict[str, Any] = run
     return found
+
+
+# Without sources
+
+
+def test_a_release_is_never_compared_with_an_installed_module() -> None:
+    """A module with the name of the source need not be that of the model."""
+    model = Model("m", Source("build", module="json"), Source("example", module="json"))
+    assert source_is_here(model, Path(), ())
+    job = RunJob(
+        root=".",
+        python_path=(),
+        target_document=target_to_json(Target(model, "cpu")),
+        model="model.pt2",
+        reference_data="reference.safetensors",
+        tolerance={},
+        signature=ONE,
+        imports=(),
+        where={"inputs": PLACE},
+        seed=1,
+        repeat=1,
+        runs=(),
+        has_sources=False,
+    )
+    session = Session(job, job.target, Events(io.StringIO(), queue.Queue()))
+    assert session.expected(RunRequest("random", (), None), []) == ([], "none")
+    with pytest.raises(UsageError, match="made by json:example, which is not in the release"):
+        session.drawn({}, 0, "the reference input")
 
 
 # Reading tensors

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from conftest import Finished, run_inv
+from foreign import WAYS, exchanging, foreign_package, load_unchecked
 from projects import write_single
 
 from aoti_build.common.digests import digest_file, digest_json
@@ -29,7 +30,7 @@ SOURCE = """
 """
 MODEL = """
     linear:
-      source: net.py:build
+      source: net:build
       dims: {batch: {min: 1, max: 8, example: 4}}
       inputs: [{shape: [batch, 8]}]
 """
@@ -52,23 +53,25 @@ print(json.dumps([output, model.metadata["load"]]))
 # As a worker is about to start, the package is exchanged for a foreign one.
 EXCHANGE = """
 import os, sys
-from pathlib import Path
+import aoti_build
+from aoti_build.commands.run import artifact
 from aoti_build.commands.verify import comparison as verify_comparison
-from aoti_build.commands.verify_release.command import verify_release
-from aoti_build.commands.verify_release.options import ReceiverOptions
 from aoti_build.errors import AotiBuildError
 from aoti_build.work import check
 
-bundle, key, foreign, published, runtime = sys.argv[1:]
+bundle, key, foreign, published, command = sys.argv[1:]
 real = check.run_worker
 def exchanging(*arguments, **options):
     if os.path.exists(foreign):
         os.replace(foreign, published)
     return real(*arguments, **options)
-for module in (check, verify_comparison):
+for module in (check, verify_comparison, artifact):
     module.run_worker = exchanging
 try:
-    verify_release(ReceiverOptions(Path(bundle), (key,), runtime=runtime))
+    if command == "run":
+        aoti_build.run_release(bundle, keys=key)
+    else:
+        aoti_build.verify_release(bundle, keys=key, runtime=command)
 except AotiBuildError as error:
     print(type(error).__name__, os.path.exists(foreign))
 """
@@ -110,21 +113,7 @@ def marker(tmp_path: Path) -> Path:
 @pytest.fixture
 def foreign(received: Path, marker: Path, tmp_path: Path) -> Path:
     """A package like the released one, whose library makes the marker when it is loaded."""
-    source, library = tmp_path / "foreign.c", tmp_path / "foreign.so"
-    source.write_text(
-        "#include <fcntl.h>\n__attribute__((constructor)) static void run(void) "
-        f'{{ open("{marker}", O_CREAT | O_WRONLY, 0600); }}\n'
-    )
-    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    package = tmp_path / "foreign.pt2"
-    with (
-        zipfile.ZipFile(received / "bundle/models/linear/cpu/model.pt2") as right,
-        zipfile.ZipFile(package, "w") as wrong,
-    ):
-        for entry in right.infolist():
-            is_code = entry.filename.endswith(".so")
-            wrong.writestr(entry.filename, library.read_bytes() if is_code else right.read(entry))
-    return package
+    return foreign_package(received / "bundle/models/linear/cpu/model.pt2", marker, tmp_path)
 
 
 def load(received: Path, *, signed: bool) -> list[Any]:
@@ -148,9 +137,16 @@ def load(received: Path, *, signed: bool) -> list[Any]:
 
 def verify(received: Path, *words: str, variables: Mapping[str, str] | None = None) -> Finished:
     """Verify the release from a directory without models.yaml."""
+    return receive("verify", received, *words, variables=variables)
+
+
+def receive(
+    task: str, received: Path, *words: str, variables: Mapping[str, str] | None = None
+) -> Finished:
+    """Run a task on the release from a directory without models.yaml."""
     release = ["--release", str(received / "bundle"), "--public-key", str(received / "signer.pem")]
     done = subprocess.run(
-        [sys.executable, "-m", "aoti_build", "verify", "--json", *release, *words],
+        [sys.executable, "-m", "aoti_build", task, "--json", *release, *words],
         cwd=received,
         env={**os.environ, **(variables or {})},
         capture_output=True,
@@ -201,6 +197,39 @@ def test_a_receiver_without_sources_and_torchvision(received: Path) -> None:
     assert finished.json["signer"]["name"] == "signer.pem"
 
 
+def test_a_receiver_tries_the_model_with_own_inputs(received: Path) -> None:
+    numpy.save(received / "mine.npy", numpy.ones((3, 8), numpy.float32))
+    words = ["--input", "reference_data,random,mine.npy", "--output", "{input}.npz"]
+    finished = receive("run", received, *words, "--repeat", "2", "--min-version", "1.2")
+    assert finished.code == 0, finished.err
+    row = finished.target("linear/cpu")
+    assert [(run["check"], run["verdict"]) for run in row["runs"]] == [
+        ("reference_data", "passed"),
+        ("none", "unverified"),
+        ("none", "unverified"),
+    ]
+    (output,) = numpy.load(received / "mine.npz").values()
+    (expected,) = load(received, signed=True)[:1]
+    assert numpy.allclose(output, expected)
+    assert finished.json["release"]["signer"]["name"] == "signer.pem"
+    # The model has no more than eight rows.
+    numpy.save(received / "mine.npy", numpy.ones((9, 8), numpy.float32))
+    refused = receive("run", received, "--input", "mine.npy")
+    assert (refused.code, refused.json["release"]["version"]) == (3, "1.2")
+
+
+def test_a_module_with_the_name_of_the_source_is_not_imported(received: Path, marker: Path) -> None:
+    """The release says `net:build`. What is installed as `net` here is another module."""
+    installed = received.parent / "installed"
+    installed.mkdir()
+    (installed / "net.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    for task, words in (("run", ["--input", "random"]), ("verify", [])):
+        finished = receive(task, received, *words, variables={"PYTHONPATH": path})
+        assert finished.code == 0, finished.err
+        assert not marker.exists()
+
+
 def test_the_same_from_cpp(received: Path, cpp_cache: dict[str, str]) -> None:
     finished = verify(received, "--runtime", "cpp", variables=cpp_cache)
     assert finished.code == 0, finished.err
@@ -218,10 +247,11 @@ def test_a_signed_load(received: Path) -> None:
 def test_foreign_code_does_not_run(received: Path, foreign: Path, marker: Path) -> None:
     put_in_place(received, foreign)
     assert load(received, signed=True) == ["ListingMismatch", 4, False]
-    refused = verify(received)
-    assert refused.code == 4
-    assert refused.json["error"]["kind"] == "signature"
-    assert not marker.exists()
+    for task in ("verify", "run"):
+        refused = receive(task, received)
+        assert refused.code == 4
+        assert refused.json["error"]["kind"] == "signature"
+        assert not marker.exists()
     # A load that requires no signature does run it.
     load(received, signed=False)
     assert marker.exists()
@@ -241,12 +271,12 @@ def test_a_cache_from_an_unsigned_load_does_no_harm(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("runtime", ["python", "cpp"])
+@pytest.mark.parametrize("command", ["python", "cpp", "run"])
 def test_what_takes_the_place_of_a_package_does_not_run(
-    received: Path, foreign: Path, marker: Path, runtime: str, cpp_cache: dict[str, str]
+    received: Path, foreign: Path, marker: Path, command: str, cpp_cache: dict[str, str]
 ) -> None:
     package = received / "bundle/models/linear/cpu/model.pt2"
-    words = [received / "bundle", received / "signer.pem", foreign, package, runtime]
+    words = [received / "bundle", received / "signer.pem", foreign, package, command]
     done = subprocess.run(
         [sys.executable, "-c", EXCHANGE, *map(str, words)],
         cwd=received,
@@ -258,3 +288,17 @@ def test_what_takes_the_place_of_a_package_does_not_run(
     )
     assert done.stdout == "ListingMismatch False\n", done.stderr
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_package_that_is_foreign_half_of_the_time_does_not_run(
+    received: Path, foreign: Path, marker: Path, tmp_path: Path, way: str
+) -> None:
+    package = received / "bundle/models/linear/cpu/model.pt2"
+    with exchanging(package, foreign, way, tmp_path):
+        codes = {receive("run", received).code for _ in range(4)}
+    assert codes <= {0, 4}
+    assert not marker.exists()
+    assert receive("run", received).code == 0
+    load_unchecked(foreign)
+    assert marker.exists()

@@ -87,7 +87,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
         "work.check",
         "work.schedule",
         "work.target",
-        "commands.run.command",
+        "commands.run.artifact",
         "commands.verify.command",
         "measurement.bench_samples",
         "measurement.samples",

@@ -87,9 +87,9 @@ class Release:
         (self.bundle / "SHA256SUMS").write_text("".join(lines))
 
 
-def make_release(place: Path, version: str = VERSION) -> Release:
+def make_release(place: Path, version: str = VERSION, models: str = MODELS) -> Release:
     """Write and sign a release. A fake worker must stand in for the real one."""
-    project = write_project(place / "project", MODELS)
+    project = write_project(place / "project", models)
     for target in project.targets:
         publish_package(project, target)
     made = Release(place)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from signers import write_private
 from small_projects import REAL_PYTHON, TWO_MODELS, FakeWorker, publish_fake, write_project
 
 import aoti_build
@@ -19,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python-api.md"
 
 
 def test_the_functions_are_those_of_the_package() -> None:
-    for name in ("build", "load_project", "run", "status", "verify"):
+    for name in api.__all__:
         assert getattr(aoti_build, name) is getattr(api, name)
         assert name in dir(aoti_build)
         assert inspect.getdoc(getattr(aoti_build, name))
@@ -104,6 +105,7 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path) -> None:
     project = write_project(tmp_path / "project", text)
     for target in project.targets:
         publish_fake(project, target)
+    write_private(project.root / "key.pem")
     # The fakes cannot be run, so commands that run them report a failure and go on.
     for number, block in enumerate(blocks):
         script = tmp_path / f"example{number}.py"

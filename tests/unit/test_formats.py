@@ -55,6 +55,7 @@ from aoti_build.commands.init.command import Wishes, init, look
 from aoti_build.commands.inspect.command import InspectReport, inspect, inspect_file
 from aoti_build.commands.inspect.diff import diff
 from aoti_build.commands.plan_report import PlanReport
+from aoti_build.commands.received.release import ReceivedRelease
 from aoti_build.commands.release.pull import PullReport
 from aoti_build.commands.release.push import PushReport
 from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
@@ -308,7 +309,7 @@ def _documents(tmp_path: Path) -> dict[str, list[Document]]:
             PlanReport(_plan(two, manifest)).as_json(),
         ],
         "aoti-build/verify": [VerifyReport(_verdicts(two)).as_json()],
-        "aoti-build/run": [_run(two).as_json()],
+        "aoti-build/run": [_run(two).as_json(), *_received_runs(two, manifest)],
         "aoti-build/status": [_status(two, manifest).as_json()],
         "aoti-build/tune": [_tune(two).as_json()],
         "aoti-build/bench": [bench_json(_bench_record(two))],
@@ -643,17 +644,21 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
     return StatusReport(project, _plan(project, manifest), ("gone/cpu",))
 
 
-def _received(two: Project, manifest: Manifest) -> Iterator[Document]:
+def _received_releases(two: Project, manifest: Manifest) -> Iterator[ReceivedRelease]:
+    record = _release_record(two, manifest)
     signer = Signer("certificate", "root.pem", "ab" * 32, "CN=us", datetime(2026, 1, 2))
     for who in (signer, Signer("key", "signer.pem", "ab" * 32), None):
-        yield ReleaseVerification(
-            path="out",
-            record=_release_record(two, manifest),
-            sha256="cd" * 32,
-            file_count=12,
-            signer=who,
-            compared=VerifyReport(_verdicts(two)),
-        ).as_json()
+        yield ReceivedRelease("out", record, "cd" * 32, 12, who)
+
+
+def _received(two: Project, manifest: Manifest) -> Iterator[Document]:
+    for release in _received_releases(two, manifest):
+        yield ReleaseVerification(release, VerifyReport(_verdicts(two))).as_json()
+
+
+def _received_runs(two: Project, manifest: Manifest) -> Iterator[Document]:
+    for release in _received_releases(two, manifest):
+        yield replace(_run(two), release=release).as_json()
 
 
 def _release_record(two: Project, manifest: Manifest) -> ReleaseRecord:

@@ -41,6 +41,7 @@ from aoti_build.common.digests import digest_file
 from aoti_build.errors import ArtifactError, SignatureError, ToolchainError, UsageError
 from aoti_build.host import compatibility
 from aoti_build.runtime import private, process_directory
+from aoti_build.runtime.choose import Choice
 from aoti_build.runtime.package import Admitted, admit
 from aoti_build.runtime.signed import admit_signed, open_release, signed_choice
 
@@ -396,6 +397,61 @@ def test_an_unsigned_variant_beside_signed_ones(release: Release) -> None:
     assert why["small/cpu-avx2"] == ("not signed: the release does not list it",)
     error = refused(release, ListingMismatch, "never signed: cuda of small", variant="cuda")
     assert "small" in error.cause
+
+
+def explain(release: Release, model: str = "small", **options: Any) -> Choice:
+    options = {"require_signature": release.public, **options}
+    return aoti_build.explain(model, artifacts=release.bundle, **options)
+
+
+def test_explain_chooses_as_a_signed_load_does(release: Release) -> None:
+    shutil.copytree(release.file(""), release.bundle / "models/small/cpu-avx2")
+    choice = explain(release, min_version="1.4")
+    assert choice.as_json() == load(release)[0].as_json()
+    assert str(choice).splitlines() == [
+        "small/cpu: chosen",
+        "small/cpu-fast: fits, but small/cpu comes first: it is the default preset",
+        "small/cpu-avx2: not signed: the release does not list it",
+    ]
+    assert choice.release is not None
+    assert choice.release["version"] == VERSION
+    only = explain(release, "small/cpu-fast")
+    assert only.chosen is not None
+    assert only.chosen.target == "small/cpu-fast"
+
+
+def test_explain_refuses_what_a_signed_load_refuses(release: Release) -> None:
+    for options, error in (
+        ({"min_version": "1.5"}, OldRelease),
+        ({"require_signature": []}, UsageError),
+        ({"variant": "cuda"}, UsageError),
+        ({"require_signature": None, "min_version": "1.0"}, UsageError),
+    ):
+        with pytest.raises(error) as caught:
+            explain(release, **options)
+        assert type(caught.value) is error
+    # The package is not read, and a load would refuse it.
+    _flip(release.file("model.pt2"))
+    assert explain(release).chosen is not None
+    _flip(release.file("manifest.json"))
+    with pytest.raises(ListingMismatch, match=f"changed since they were signed: '{MANIFEST}'"):
+        explain(release)
+    (release.bundle / "model.sig").unlink()
+    with pytest.raises(NoSignature, match="is not signed"):
+        explain(release)
+
+
+EXPLAIN = """
+import sys, aoti_build
+print(aoti_build.explain("small", artifacts=sys.argv[1], require_signature=sys.argv[2]))
+assert "torch" not in sys.modules
+"""
+
+
+def test_explain_needs_no_torch(release: Release) -> None:
+    words = [REAL_PYTHON, "-c", EXPLAIN, str(release.bundle), str(release.public)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("small/cpu")
 
 
 def test_another_variant_does_not_take_the_place_of_a_damaged_one(release: Release) -> None:

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from exchanges import WAYS, changing
 from releases import VERSION, Release, make_release
 from signers import write_private, write_public
 from small_projects import FAILED_CASE, REAL_PYTHON, FakeWorker
@@ -30,7 +30,7 @@ from aoti_build.artifact.signing.refusals import (
 )
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.verify_release.command import verify_release
-from aoti_build.commands.verify_release.options import ReceiverOptions
+from aoti_build.commands.verify_release.options import VerifyReleaseOptions
 from aoti_build.commands.verify_release.report import ReleaseVerification
 from aoti_build.common.digests import digest_file
 from aoti_build.errors import ArtifactError, SignatureError, UsageError
@@ -63,7 +63,7 @@ def release(
 
 def verify(release: Release, **options: Any) -> ReleaseVerification:
     options = {"keys": (str(release.public),), **options}
-    return verify_release(ReceiverOptions(directory=release.bundle, **options))
+    return verify_release(VerifyReleaseOptions(directory=release.bundle, **options))
 
 
 def refused(
@@ -149,7 +149,7 @@ def test_no_key_is_no_permission(
     release: Release, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "aoti_build.commands.verify_release.command.SYSTEM_KEYS", release.place / "nowhere"
+        "aoti_build.commands.received.examine.SYSTEM_KEYS", release.place / "nowhere"
     )
     error = refused(release, fake_worker, UsageError, "no key says", keys=())
     assert "--unsigned" in error.hint
@@ -384,41 +384,20 @@ def test_what_takes_the_name_of_the_release_is_not_looked_at(
     assert report.error is None
 
 
-@pytest.mark.parametrize("way", ["replace", "write"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_package_that_changes_all_the_time(
     release: Release, fake_worker: FakeWorker, tmp_path: Path, way: str
 ) -> None:
     """Only the signed bytes are ever given to a worker."""
     package = release.file("model.pt2")
-    right = package.read_bytes()
-    stop = threading.Event()
-
-    def exchange() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            content = right.replace(b"pt2", b"EVL") if number % 2 else right
-            if way == "write":
-                with package.open("r+b") as file:
-                    file.write(content)
-            else:
-                (tmp_path / "new").write_bytes(content)
-                (tmp_path / "new").chmod(0o644)
-                os.replace(tmp_path / "new", package)
-            stop.wait(0.002)
-
+    other = package.read_bytes().replace(b"pt2", b"EVL")
     given = []
     fake_worker.during = lambda name, job: given.append(Path(job.model).read_bytes())
-    thread = threading.Thread(target=exchange)
-    thread.start()
-    try:
+    with changing(package, other, way, tmp_path / "new") as right:
         for _ in range(8):
             with contextlib.suppress(ArtifactError):
                 report = verify(release, pattern="small/cpu")
                 assert report.exit_code in (0, 4)
-    finally:
-        stop.set()
-        thread.join()
     assert set(given) <= {right}
 
 
@@ -484,6 +463,7 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
         (["--public-key", "x"], "--public-key is for releases"),
         (["--release", "x.tar.gz", "--unsigned"], "is an archive"),
         (["--release", "x", "--unsigned"], "no release here"),
+        (["--release", "", "--unsigned"], "--release names nothing"),
         (["--release", "x", "--public-key", "nowhere.pem"], "nowhere.pem"),
     ],
 )
@@ -499,6 +479,7 @@ def test_wrong_command_lines(
 
 EXAMINE = """
 import sys
+from pathlib import Path
 from aoti_build.commands.verify_release import command
 def compare(*_):
     heavy = {"torch", "torchvision", "numpy", "safetensors", "pydantic", "yaml"}
@@ -506,7 +487,8 @@ def compare(*_):
     raise SystemExit
 import aoti_build.commands.verify_release.run as last
 last.compare_packages = compare
-command.verify_release(command.ReceiverOptions(command.Path(sys.argv[1]), (sys.argv[2],)))
+options = command.VerifyReleaseOptions(Path(sys.argv[1]), (sys.argv[2],))
+command.verify_release(options)
 """
 
 

@@ -25,6 +25,7 @@ from aoti_build._torch.data.image import Images, images, top_classes
 from aoti_build._torch.data.read import describe_inputs, read
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.check import verdicts
+from aoti_build._torch.jobs.described import describe
 from aoti_build._torch.jobs.drawn import Draw
 from aoti_build._torch.jobs.latency import eager_calls, first_calls
 from aoti_build._torch.jobs.prepared import Prepared, prepare
@@ -44,14 +45,13 @@ from aoti_build.figures import (
     OutputFigures,
     RunFigures,
     RunSeconds,
-    TensorFacts,
     Timing,
     TopClasses,
     typed,
 )
 from aoti_build.messages import ErrorRecord, RunJob, RunOutcome, RunRequest, RunResult
 from aoti_build.models_file.presence import source_is_here
-from aoti_build.models_file.project import Target
+from aoti_build.models_file.project import Source, Target
 from aoti_build.runtime.raw import synchronize
 
 # Calls before the timed ones, including the first. Caches, thread pools and the allocator of CUDA
@@ -167,6 +167,11 @@ class Session:
         return self.drawn(case.sizes, case.seed, "the reference input")
 
     def drawn(self, sizes: Sizes, seed: int, name: str) -> list[Tensor]:
+        if not self.job.has_sources and isinstance(self.target.model.inputs, Source):
+            raise UsageError(
+                f"{name} is made by {self.target.model.inputs}, which is not in the release",
+                hint="run it on a file of tensors",
+            )
         draw = Draw(self.target.model, Path(self.job.root), self.job.where["inputs"])
         return draw(sizes, seed, self.job.signature, name)
 
@@ -209,7 +214,7 @@ class Session:
             cases = self.reference_cases
             if all(case.outputs is not None for case in cases):
                 return cases, "reference_data"
-        if not source_is_here(self.target.model, Path(self.job.root), self.job.python_path):
+        if not self.has_sources():
             return [], "none"
         with self.events.phase("reference"):
             try:
@@ -220,6 +225,13 @@ class Session:
                     cause=error.cause,
                     hint=error.hint,
                 ) from error
+
+    def has_sources(self) -> bool:
+        """Whether the model can be made in eager mode."""
+        if not self.job.has_sources:
+            # A module of the same name may be installed. It need not be the source of this model.
+            return False
+        return source_is_here(self.target.model, Path(self.job.root), self.job.python_path)
 
     def eager_cases(self, calls: list[list[Tensor]]) -> list[Case]:
         """The eager-mode values after each call, in float64 as well where the model can."""
@@ -323,28 +335,6 @@ def summary(samples: list[float]) -> Timing:
         p99=rank(0.99),
         max=rank(1.0),
         threads=torch.get_num_threads(),
-    )
-
-
-def describe(name: str, value: Tensor) -> TensorFacts:
-    """Shape, dtype and statistics of one tensor. The statistics are of the finite values;
-    `nonfinite` counts the others."""
-    dtype = str(value.dtype).removeprefix("torch.")
-    facts = TensorFacts(name=name, dtype=dtype, shape=tuple(value.shape))
-    numbers = value.detach().cpu()
-    if numbers.is_complex() or not numbers.numel():
-        return facts
-    wide = numbers.to(torch.float64).reshape(-1)
-    finite = wide[torch.isfinite(wide)]
-    facts = replace(facts, nonfinite=wide.numel() - finite.numel())
-    if not finite.numel():
-        return facts
-    return replace(
-        facts,
-        min=float(finite.min()),
-        max=float(finite.max()),
-        mean=float(finite.mean()),
-        std=float(finite.std(unbiased=False)),
     )
 
 

@@ -8,23 +8,16 @@ to its input, and does not stop the others.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from msgspec.structs import replace
-
-from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA
-from aoti_build.artifact.paths import reader_log_path, stat_cache_path
-from aoti_build.artifact.verification import required_tolerance
+from aoti_build.artifact.paths import stat_cache_path
+from aoti_build.commands.run.artifact import ArtifactRunner
 from aoti_build.commands.run.inputs import (
-    RANDOM,
-    InputGroup,
+    REPEAT,
+    SEED,
     RunOptions,
     check_output_pattern,
-    group_inputs,
-    output_path,
     parse_inputs,
 )
 from aoti_build.commands.run.report import Run, RunReport, TargetRuns
@@ -37,22 +30,15 @@ from aoti_build.errors import (
     Interrupted,
     VerificationError,
 )
-from aoti_build.messages import RunJob, RunOutcome, RunRequest
 from aoti_build.models_file.project import Project, Target
-from aoti_build.models_file.records import target_to_json
 from aoti_build.planning.plan import out_of_date, plan_target
 from aoti_build.store.interface import Store
 from aoti_build.store.selection import open_store
-from aoti_build.work.crash import WorkerCrash
 from aoti_build.work.opened import ArchitectureMissing, OpenArtifact, fit_artifact
 from aoti_build.work.processes import allow_starts
-from aoti_build.work.worker import CHECK_ENVIRONMENT, error_of, run_worker, yaml_positions
 
 __all__ = ["REPEAT", "SEED", "Run", "RunReport", "TargetRuns", "run"]
 
-# The reference input was drawn with seed 0. Another seed tests more.
-SEED = 1
-REPEAT = 10
 OnProgress = Callable[[Target, str], None]
 
 
@@ -123,92 +109,21 @@ class _Runner:
             return TargetRuns(target, error=error)
 
     def _run_open(self, target: Target, artifact: OpenArtifact) -> TargetRuns:
-        groups = list(
-            group_inputs(
-                self.project,
-                target,
-                self.options.inputs,
-                artifact.manifest,
-            )
-        )
-        # Every output path is checked before the first call.
-        requests = []
-        for group in groups:
-            output = output_path(target, self.options, group)
-            requests.append(_request(group, output))
         step = plan_target(self.project, target, self.digests, self.store)
-        outcomes = self._run_job(target, self._job(target, artifact, requests))
-        runs = []
-        for group, outcome in zip(groups, outcomes, strict=True):
-            runs.append(self._run_of(target, group, outcome))
+        runner = ArtifactRunner(
+            project=self.project,
+            target=target,
+            artifact=artifact,
+            options=self.options,
+            on_phase=lambda phase: self.on_progress(target, phase),
+        )
         return TargetRuns(
             target,
-            tuple(runs),
+            runner.runs(),
             out_of_date(step),
             unverified=artifact.manifest.unverified,
             eager_seconds=artifact.manifest.check.get("latency", {}).get("eager"),
         )
-
-    def _job(
-        self, target: Target, artifact: OpenArtifact, requests: Sequence[RunRequest]
-    ) -> RunJob:
-        image_position = self.project.location(target.model, "image")
-        return RunJob(
-            root=str(self.project.root),
-            python_path=self.project.import_directories,
-            target_document=target_to_json(target),
-            model=str(artifact.files / MODEL),
-            reference_data=str(artifact.files / REFERENCE_DATA),
-            tolerance=required_tolerance(target),
-            signature=artifact.manifest.signature,
-            imports=tuple(artifact.manifest.imports),
-            where={**yaml_positions(self.project, target), "image": image_position},
-            cuda_graphs=self.options.cuda_graphs and target.hardware.has_graphs,
-            seed=self.options.seed,
-            repeat=self.options.repeat,
-            runs=tuple(requests),
-        )
-
-    def _run_job(self, target: Target, job: RunJob) -> tuple[RunOutcome, ...]:
-        try:
-            with tempfile.TemporaryDirectory(prefix="aoti_build-") as directory:
-                result = run_worker(
-                    job,
-                    directory=Path(directory),
-                    log=self._log(target),
-                    on_phase=lambda phase: self.on_progress(target, phase),
-                    environment=CHECK_ENVIRONMENT,
-                )
-        # A crash is a failed verification (exit code 3), and not a failed build.
-        except WorkerCrash as crash:
-            raise VerificationError(
-                f"running it failed: {crash.message}",
-                cause=crash.cause,
-                hint=crash.hint,
-                log=crash.log,
-            ) from crash
-        return result.runs
-
-    def _run_of(self, target: Target, group: InputGroup, outcome: RunOutcome) -> Run:
-        source = tuple(entry.text for entry in group)
-        seed = self.options.seed if group[0].kind == RANDOM else None
-        if outcome.error is None:
-            return Run(source, seed, outcome.figures)
-        record = replace(outcome.error, target=target.name)
-        error = error_of(record, self._log(target))
-        return Run(source, seed, None, error)
-
-    def _log(self, target: Target) -> Path:
-        return reader_log_path(self.project, target, "run")
-
-
-def _request(group: InputGroup, output: str | None) -> RunRequest:
-    # The worker has another current directory, so the paths are absolute.
-    paths = []
-    for entry in group:
-        if entry.is_file:
-            paths.append(str(Path(entry.text).absolute()))
-    return RunRequest(kind=group[0].kind, paths=tuple(paths), output=output)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ REFERENCE_INPUT: Final = "reference_data"
 RANDOM: Final = "random"
 TENSORS: Final = "tensors"
 IMAGES: Final = "images"
+# The reference input was drawn with seed 0. Another seed tests more.
+SEED: Final = 1
+REPEAT: Final = 10
 # Each suffix has a reader in `aoti_build._torch.data` or a writer in `aoti_build._torch.jobs.run`.
 TENSOR_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -15,6 +15,7 @@ from aoti_build.commands.conclusion import (
     target_option,
 )
 from aoti_build.commands.json_values import json_list, json_or_none
+from aoti_build.commands.received.release import NEXT_STEP, ReceivedRelease
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, ExitCode
@@ -119,9 +120,10 @@ class TargetRuns:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Targets in the order of models.yaml."""
+    """Targets in the order of models.yaml, or of the `release` that was received."""
 
     targets: tuple[TargetRuns, ...]
+    release: ReceivedRelease | None = None
 
     @property
     def exit_code(self) -> int:
@@ -138,16 +140,19 @@ class RunReport:
     def error(self) -> AotiBuildError | None:
         """The error that ends the task; None if nothing failed."""
         code = self.exit_code
-        return None if code == ExitCode.OK else _run_error(code, self.targets)
+        if code == ExitCode.OK:
+            return None
+        return _run_error(code, self.targets, is_received=self.release is not None)
 
     def as_json(self) -> JsonObject:
         return {
             **head("aoti-build/run", 2, self.error),
+            "release": json_or_none(self.release),
             "targets": json_list(self.targets),
         }
 
 
-def _run_error(code: int, targets: tuple[TargetRuns, ...]) -> AotiBuildError:
+def _run_error(code: int, targets: tuple[TargetRuns, ...], *, is_received: bool) -> AotiBuildError:
     failed = [target for target in targets if target.exit_code != ExitCode.OK]
     # An absent device is a failure only if no target has one.
     failed = failed or list(targets)
@@ -156,6 +161,8 @@ def _run_error(code: int, targets: tuple[TargetRuns, ...]) -> AotiBuildError:
     errors = [error for target in failed for error in _errors(target)]
     if errors and errors[0].hint:
         hint = errors[0].hint
+    elif is_received:
+        hint = NEXT_STEP
     elif any(target.verdict == VerdictKind.MISMATCH for target in failed):
         hint = f"`invoke verify --localize{names}` finds where outputs differ"
     else:

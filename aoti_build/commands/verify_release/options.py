@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from aoti_build.commands.received.options import ReceiverOptions
 
 
 @dataclass(frozen=True)
-class ReceiverOptions:
+class VerifyReleaseOptions(ReceiverOptions):
     """The options of `verify --release`.
 
     Attributes:
-        directory: the bundle.
-        keys: files or directories with public keys or certificates. Without any, those that root
-            trusts on this host.
-        unsigned: verify no signature.
-        min_version: the oldest version that is accepted. None for any.
-        pattern: globs of targets whose reference cases are run. Empty for all.
         strict: count what could not be compared as a failure.
         limit: the most seconds of each process.
         runtime: what calls the packages, as in `verify`.
     """
 
-    directory: Path
-    keys: tuple[str, ...] = ()
-    unsigned: bool = False
-    min_version: str | None = None
-    pattern: str = ""
     strict: bool = False
     limit: float = 600.0
     runtime: str = "python"

@@ -6,39 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aoti_build.commands.conclusion import Failure, code_of, concluding_error, head
+from aoti_build.commands.received.release import NEXT_STEP, ReceivedRelease
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, VerificationError
 
 if TYPE_CHECKING:
-    from aoti_build.artifact.bundle.record import ReleaseRecord
-    from aoti_build.artifact.signing.verify import Signer
     from aoti_build.commands.verify.report import VerifyReport
-
-_NEXT_STEP = (
-    "do not use what failed: send this report to whoever published the release; its verify.json has"
-    " the figures that they saw"
-)
 
 
 @dataclass(frozen=True)
 class ReleaseVerification:
-    """A bundle whose files are as they should be, and the comparison of its packages.
+    """A bundle whose files are as they should be, and the verdicts on its packages."""
 
-    Attributes:
-        path: the bundle, as it was named.
-        record: its `release.json`.
-        sha256: the digest of its `release.json`.
-        file_count: the number of files that were compared, without the signature.
-        signer: who signed it. None if no signature was verified.
-        compared: the verdicts on the packages.
-    """
-
-    path: str
-    record: ReleaseRecord
-    sha256: str
-    file_count: int
-    signer: Signer | None
+    release: ReceivedRelease
     compared: VerifyReport
 
     @property
@@ -46,8 +27,7 @@ class ReleaseVerification:
         """The error that ends the task; None if nothing failed."""
         error = self.compared.error
         if error is not None:
-            # The receiver cannot build anything.
-            error.hint = _NEXT_STEP
+            error.hint = NEXT_STEP
             return error
         if not self._has_compared():
             return _nothing_compared(self.compared)
@@ -66,13 +46,7 @@ class ReleaseVerification:
         compared = self.compared.as_json()
         return {
             **head("aoti-build/release-verification", 1, self.error),
-            "path": self.path,
-            "name": self.record.name,
-            "version": self.record.version,
-            "created": self.record.created,
-            "sha256": self.sha256,
-            "files": self.file_count,
-            "signer": _signer_json(self.signer) if self.signer else None,
+            **self.release.as_json(),
             "strict": compared["strict"],
             "runtime": compared["runtime"],
             "targets": compared["targets"],
@@ -90,13 +64,3 @@ def _nothing_compared(report: VerifyReport) -> AotiBuildError:
         failures,
         hint="verify on a host like the one that will run them",
     )
-
-
-def _signer_json(signer: Signer) -> JsonObject:
-    return {
-        "kind": signer.kind,
-        "name": signer.name,
-        "fingerprint": signer.fingerprint,
-        "subject": signer.subject,
-        "valid_until": signer.valid_until.isoformat() if signer.valid_until else None,
-    }

@@ -1,19 +1,20 @@
-"""The commands as functions, for scripts: `aoti_build.build`, `verify`, `run` and `status`.
-
-They do what the tasks of the same names do. They return reports, raise the errors of
-`aoti_build.errors`, and print nothing. A report has `as_json()`, which is the document of
-``--json``, and all but that of `status` have `exit_code`.
-
-The commands are imported when they are called, so `import aoti_build.api` is cheap.
-"""
+"""The commands for a project of the user: build, verify, run and show its state."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from aoti_build.api.arguments import (
+    MODELS_FILE,
+    OnProgress,
+    PathLike,
+    ProjectLike,
+    Selection,
+    absolute,
+    ignore,
+    pattern_of,
+)
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Project, Target
 
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
     from aoti_build.commands.run.report import RunReport
     from aoti_build.commands.status import StatusReport
     from aoti_build.commands.verify.report import VerifyReport
-
-PathLike: TypeAlias = str | os.PathLike[str]
-# A loaded project, or the path of a models.yaml.
-ProjectLike: TypeAlias = Project | PathLike
-# Globs over names of targets, as for --target; None means all targets.
-Selection: TypeAlias = str | Sequence[str] | None
-# Called with each phase of a target, from any thread.
-OnProgress: TypeAlias = Callable[[Target, str], None]
-
-MODELS_FILE = "models.yaml"
 
 
 def load_project(
@@ -54,9 +45,9 @@ def load_project(
     from aoti_build.models_file import load_project as load
 
     return load(
-        _absolute(file),
-        root=None if root is None else _absolute(root),
-        artifacts=None if artifacts is None else _absolute(artifacts),
+        absolute(file),
+        root=None if root is None else absolute(root),
+        artifacts=None if artifacts is None else absolute(artifacts),
     )
 
 
@@ -84,17 +75,17 @@ def build(
     from aoti_build.commands.build import build as command
     from aoti_build.models_file import check_files
 
-    loaded, chosen = _chosen(project, targets)
-    check_files(loaded, chosen)
+    loaded, selected = chosen(project, targets)
+    check_files(loaded, selected)
     return command(
         loaded,
-        chosen,
+        selected,
         jobs=jobs,
         force=force,
         keep_going=keep_going,
         strict=strict,
         check_reproducible=check_reproducible,
-        on_progress=on_progress or _ignore,
+        on_progress=on_progress or ignore,
     )
 
 
@@ -127,19 +118,19 @@ def verify(
 
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
-    loaded, chosen = _chosen(project, targets)
+    loaded, selected = chosen(project, targets)
     return command(
         loaded,
-        chosen,
+        selected,
         jobs=jobs,
         strict=strict,
         fresh=fresh,
         seeds=seeds,
         limit=timeout,
         localize=localize,
-        repro=None if repro is None else _absolute(repro),
+        repro=None if repro is None else absolute(repro),
         runtime=runtime,
-        on_progress=on_progress or _ignore,
+        on_progress=on_progress or ignore,
     )
 
 
@@ -166,16 +157,16 @@ def run(
     """
     from aoti_build.commands.run.command import run as command
 
-    loaded, chosen = _chosen(project, targets)
+    loaded, selected = chosen(project, targets)
     return command(
         loaded,
-        chosen,
+        selected,
         inputs=inputs,
         output=output,
         seed=seed,
         repeat=repeat,
         cuda_graphs=cuda_graphs,
-        on_progress=on_progress or _ignore,
+        on_progress=on_progress or ignore,
     )
 
 
@@ -188,23 +179,13 @@ def status(project: ProjectLike = MODELS_FILE, targets: Selection = None) -> Sta
     """
     from aoti_build.commands.status import status as command
 
-    loaded, chosen = _chosen(project, targets)
-    return command(loaded, targets=chosen)
+    loaded, selected = chosen(project, targets)
+    return command(loaded, targets=selected)
 
 
-def _chosen(project: ProjectLike, targets: Selection) -> tuple[Project, tuple[Target, ...]]:
+def chosen(project: ProjectLike, targets: Selection) -> tuple[Project, tuple[Target, ...]]:
+    """The project, and the targets that are meant. Raises `UsageError` if a glob matches none."""
     from aoti_build.models_file import select
 
     loaded = project if isinstance(project, Project) else load_project(project)
-    if targets is None or isinstance(targets, str):
-        return loaded, select(loaded.targets, targets)
-    # Without a glob nothing was selected, which is not the same as everything.
-    return loaded, select(loaded.targets, ",".join(targets) or ",")
-
-
-def _absolute(path: PathLike) -> Path:
-    return Path(os.path.abspath(path))
-
-
-def _ignore(target: Target, phase: str) -> None:
-    pass
+    return loaded, select(loaded.targets, pattern_of(targets))

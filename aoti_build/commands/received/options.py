@@ -1,0 +1,26 @@
+"""Which release a receiver means, and whose signature it must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ReceiverOptions:
+    """The options that every command for received releases has.
+
+    Attributes:
+        directory: the bundle.
+        keys: files or directories with public keys or certificates. Without any, those that root
+            trusts on this host.
+        unsigned: verify no signature.
+        min_version: the oldest version that is accepted. None for any.
+        pattern: globs of targets whose packages are run. Empty for all.
+    """
+
+    directory: Path
+    keys: tuple[str, ...] = ()
+    unsigned: bool = False
+    min_version: str | None = None
+    pattern: str = ""
