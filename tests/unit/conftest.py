@@ -87,6 +87,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
         "work.check",
         "work.schedule",
         "work.target",
+        "commands.release_diff.run",
         "commands.run.command",
         "commands.verify.command",
         "measurement.bench_samples",

@@ -83,8 +83,15 @@ def read_trusted_keys(
     return TrustedKeys(tuple(keys), tuple(certificates), frozenset(fingerprints))
 
 
-def system_trusted_keys(*, release: Path | None = None) -> TrustedKeys:
-    """The keys of this host, which root put into `SYSTEM_KEYS`. Raises as `read_trusted_keys`."""
+def system_trusted_keys(
+    *,
+    revoked: Path | None = None,
+    release: Path | None = None,
+) -> TrustedKeys:
+    """The keys of this host, which root put into `SYSTEM_KEYS`.
+
+    Arguments and errors are those of `read_trusted_keys`.
+    """
     try:
         entries = [SYSTEM_KEYS, *sorted(SYSTEM_KEYS.iterdir())]
         owners = {path: path.stat().st_uid for path in entries}
@@ -103,7 +110,7 @@ def system_trusted_keys(*, release: Path | None = None) -> TrustedKeys:
                 cause=f"it belongs to user {owner}",
                 hint=f"chown root {path}, if you trust what it holds",
             )
-    return read_trusted_keys([SYSTEM_KEYS], release=release)
+    return read_trusted_keys([SYSTEM_KEYS], revoked=revoked, release=release)
 
 
 def _add_directory(directory: Path, files: list[Path], lists: list[Path]) -> None:

@@ -39,7 +39,7 @@ _LISTED = "listed"
 
 
 @dataclass(frozen=True)
-class _Examined:
+class Examined:
     """A bundle whose files were compared. `signer` is None if no signature was verified."""
 
     record: ReleaseRecord
@@ -67,10 +67,10 @@ def verify_release(
         ToolchainError: cryptography is not installed, or the host cannot run packages.
         Interrupted: Ctrl-C was pressed. Every worker has ended.
     """
-    trusted = _trusted_keys(options)
+    trusted = trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():
-        examined = _examine(bundle, trusted, options.min_version)
+        examined = examine(bundle, trusted, options.min_version)
         targets = tuple(target_of(manifest) for manifest in examined.manifests.values())
         chosen = select(targets, options.pattern or None)
         # From here on packages are loaded, in workers.
@@ -89,17 +89,21 @@ def verify_release(
     )
 
 
-def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
-    """Whose signature is required. None with ``--unsigned``."""
+def trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
+    """Whose signature is required. None with ``--unsigned``.
+
+    Raises `UsageError` for a missing or unusable key, and for options that exclude each other.
+    """
     if options.unsigned:
         _refuse_with_unsigned(options)
         return None
+    revoked = _revoked_list(options.revoked)
     if options.keys:
         _require_names(options.keys)
         paths = [Path(key).absolute() for key in options.keys]
-        return read_trusted_keys(paths, release=options.directory)
+        return read_trusted_keys(paths, revoked=revoked, release=options.directory)
     if SYSTEM_KEYS.exists():
-        return system_trusted_keys(release=options.directory)
+        return system_trusted_keys(revoked=revoked, release=options.directory)
     raise UsageError(
         "no key says whose signature the release must have",
         cause=f"there is no --public-key, and no {SYSTEM_KEYS}",
@@ -109,13 +113,29 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
 
 
 def _refuse_with_unsigned(options: ReceiverOptions) -> None:
-    for option, value in (("--public-key", options.keys), ("--min-version", options.min_version)):
+    given = {
+        "--public-key": options.keys,
+        "--revoked": options.revoked,
+        "--min-version": options.min_version,
+    }
+    for option, value in given.items():
         if value not in (None, ()):
             raise UsageError(
                 f"--unsigned and {option} exclude each other",
                 cause="nothing proves what a release says that is not signed",
                 hint=f"omit one of --unsigned and {option}",
             )
+
+
+def _revoked_list(text: str | None) -> Path | None:
+    """The file that ``--revoked`` names."""
+    if text == "":
+        raise UsageError(
+            "--revoked names no file",
+            cause="its value is empty",
+            hint="name a file with the fingerprints that are not trusted any more, one a line",
+        )
+    return Path(text).absolute() if text is not None else None
 
 
 def _require_names(keys: tuple[str, ...]) -> None:
@@ -128,8 +148,11 @@ def _require_names(keys: tuple[str, ...]) -> None:
         )
 
 
-def _examine(bundle: OpenBundle, trusted: TrustedKeys | None, min_version: str | None) -> _Examined:
-    """Compare all files with the signature, and with each other. Nothing is loaded."""
+def examine(bundle: OpenBundle, trusted: TrustedKeys | None, min_version: str | None) -> Examined:
+    """Compare all files with the signature, and with each other. Nothing is loaded.
+
+    Raises `SignatureError` and `ArtifactError` as `verify_release` does.
+    """
     files: Mapping[str, str]
     if trusted is None:
         record, files = _listed_files(bundle)
@@ -138,7 +161,7 @@ def _examine(bundle: OpenBundle, trusted: TrustedKeys | None, min_version: str |
         signed = signed_bundle(bundle, trusted, min_version)
         record, files, signer = signed.record, signed.listing.files, signed.listing.signer
     compare_files(files, bundle.opened, listed="signed" if signer else _LISTED)
-    return _Examined(record, files, signer, require_agreement(bundle, record, files))
+    return Examined(record, files, signer, require_agreement(bundle, record, files))
 
 
 def _listed_files(bundle: OpenBundle) -> tuple[ReleaseRecord, dict[str, str]]:

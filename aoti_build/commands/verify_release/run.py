@@ -98,7 +98,7 @@ class _Receiver:
 
     def _compared(self, target: Target, manifest: Manifest, folder: str) -> Verdict:
         # A release may have variants for other hosts than this one.
-        obstacle = _obstacle(target, manifest)
+        obstacle = obstacle_of(target, manifest)
         if obstacle is not None:
             return Verdict(target, VerdictKind.UNAVAILABLE, (obstacle,))
         directory = self.bundle.path / folder
@@ -143,7 +143,7 @@ class _Receiver:
         )
 
 
-def _obstacle(target: Target, manifest: Manifest) -> Reason | None:
+def obstacle_of(target: Target, manifest: Manifest) -> Reason | None:
     """Why this host cannot run a package. None if it can."""
     if not target.hardware.count():
         return Reason(ReasonKind.NO_DEVICE, target.device)
