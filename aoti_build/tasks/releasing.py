@@ -46,6 +46,7 @@ def release(
     against: str | None = None,
     fail_if: str = "",
     push: str = "",
+    insecure: bool = False,
     file: str = "",
     root: str = "",
     artifacts: str = "",
@@ -80,6 +81,7 @@ def release(
             against=read_base(against),
             fail_if=fail_if,
             push=push,
+            insecure=insecure,
         )
         with display(quiet) as watch:
             report = command.release(

@@ -721,7 +721,7 @@ def _pull(two: Project, manifest: Manifest) -> PullReport:
     record = _release_record(two, manifest)
     reference = parse_reference(f"oci://localhost:5000/a:1.4@sha256:{'0' * 64}")
     signer = "release.pem"
-    return PullReport(reference, f"sha256:{'0' * 64}", "out", record, 3, 30, True, signer)
+    return PullReport(reference, f"sha256:{'0' * 64}", record, 3, 30, "out", True, signer)
 
 
 def _export(project: Project) -> ExportReport:

@@ -113,6 +113,20 @@ def system_trusted_keys(
     return read_trusted_keys([SYSTEM_KEYS], revoked=revoked, release=release)
 
 
+def revoked_file(text: str | None) -> Path | None:
+    """The file that an option ``--revoked`` names; None without one. Raises `KeyFileError`."""
+    if text is None:
+        return None
+    if not text:
+        # The value of a variable that is not set must not mean that nothing is revoked.
+        raise KeyFileError(
+            "--revoked names no file",
+            cause="its value is empty",
+            hint="name a file with the fingerprints that are not trusted any more, one a line",
+        )
+    return Path(text).absolute()
+
+
 def _add_directory(directory: Path, files: list[Path], lists: list[Path]) -> None:
     """Add the files of a directory of keys. A name that is not understood may be a slip."""
     try:

@@ -1,7 +1,8 @@
 """`release-pull`: downloads a release from a registry, whole or not at all.
 
 Each file is compared with the manifest while it arrives. With a public key the signature is checked
-before any other file is downloaded, and the files against it before the directory gets its name.
+before any other file is downloaded, then the version, and the files against the signature before
+the directory gets its name.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from pathlib import Path
 
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.record import ReleaseRecord
+from aoti_build.artifact.bundle.signed import require_version
+from aoti_build.artifact.bundle.versions import read_version
 from aoti_build.artifact.signing.compare import compare_directory
 from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch, NoSignature, some
-from aoti_build.artifact.signing.trust import TrustedKeys, read_trusted_keys
+from aoti_build.artifact.signing.trust import TrustedKeys, read_trusted_keys, revoked_file
 from aoti_build.artifact.signing.verify import SignedListing, read_signature, verify_signature
-from aoti_build.commands.conclusion import code_of, head
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.release.files import read_record, recorded_modes, require_recorded
+from aoti_build.commands.release.stored import StoredRelease
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.publication import publish_new_directory, staging
 from aoti_build.common.writing import NO_SPACE
-from aoti_build.errors import AotiBuildError, UsageError
+from aoti_build.errors import UsageError
 from aoti_build.registry.client import PULL, Registry
 from aoti_build.registry.oci_manifest import ReleaseLayer, parse_manifest
 from aoti_build.registry.reference import Reference, parse_reference
@@ -33,52 +37,36 @@ OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PullReport:
-    """A release that was downloaded.
+class PullReport(StoredRelease):
+    """A release that was pulled.
 
     Attributes:
-        reference: as the user named it.
-        digest: of its manifest, with ``sha256:``.
         directory: as the user named it.
-        record: of the release.
-        files: how many files it has.
-        size: the bytes of all.
         signed: whether it has a signature.
         signer: the name of the trusted key whose signature was verified. None if none was asked
             for.
     """
 
-    reference: Reference
-    digest: str
     directory: str
-    record: ReleaseRecord
-    files: int
-    size: int
     signed: bool
     signer: str | None
-
-    @property
-    def error(self) -> AotiBuildError | None:
-        """None: a pull that fails raises an error."""
-        return None
-
-    @property
-    def exit_code(self) -> int:
-        return code_of(self.error)
 
     def as_json(self) -> JsonObject:
         return {
             **head("aoti-build/release-pull", 1),
-            "reference": str(self.reference),
-            "digest": self.digest,
-            "pinned": str(self.reference.pinned(self.digest)),
+            **self.facts(),
             "directory": self.directory,
-            "version": self.record.version,
-            "files": self.files,
-            "size": self.size,
             "signed": self.signed,
             "signer": self.signer,
         }
+
+
+@dataclass(frozen=True)
+class _Required:
+    """What a release must fulfil: a signature by one of these keys, and a least version."""
+
+    trusted: TrustedKeys
+    min_version: str | None
 
 
 def pull(
@@ -86,19 +74,23 @@ def pull(
     directory: str,
     *,
     public_keys: Sequence[str] = (),
+    revoked: str | None = None,
+    min_version: str | None = None,
     insecure: bool = False,
     on_line: OnLine = lambda line: None,
 ) -> PullReport:
     """Download the release at `address` to `directory`, which must not exist.
 
     `public_keys` are files, and directories of files, with keys and certificates of which one must
-    have signed the release. With `insecure` the registry is asked over http.
+    have signed the release. `revoked` is a file with fingerprints of keys that may not.
+    `min_version` is the oldest version that is accepted. Both need public keys. With `insecure` the
+    registry is asked over http.
 
     Raises:
-        UsageError: the address or a key is wrong, there is nothing at the address, the registry
-            refuses access, or `directory` exists or cannot be written.
+        UsageError: the address, a key or an option is wrong, there is nothing at the address, the
+            registry refuses access, or `directory` exists or cannot be written.
         ArtifactError: what is there is no release, or not what its manifest says.
-        SignatureError: no trusted key signed it.
+        SignatureError: no trusted key signed it, or it is older than `min_version`.
         NetworkError: the registry cannot be reached, or fails.
     """
     reference = parse_reference(address)
@@ -108,16 +100,14 @@ def pull(
             f"{directory} is there already, and a pull replaces nothing",
             hint="remove it, or name another directory with --out",
         )
-    trusted = None
-    if public_keys:
-        trusted = read_trusted_keys([Path(name) for name in public_keys], release=final)
+    required = _required(public_keys, revoked, min_version, final)
     registry = Registry(reference, PULL, insecure=insecure)
     content = _manifest(registry, reference)
     layers = {layer.path: layer for layer in parse_manifest(content, str(reference))}
     puller = _Puller(registry, reference, layers, on_line)
     try:
         with staging(final.parent, f".{final.name}.") as staged:
-            signer = puller.fetch(staged, trusted)
+            signer = puller.fetch(staged, required)
             record = puller.publish(staged, final)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -130,13 +120,36 @@ def pull(
     return PullReport(
         reference=reference,
         digest=f"sha256:{digest_bytes(content)}",
-        directory=directory,
         record=record,
         files=len(layers),
         size=sum(layer.size for layer in layers.values()),
+        directory=directory,
         signed=layout.SIGNATURE in layers,
         signer=signer,
     )
+
+
+def _required(
+    public_keys: Sequence[str],
+    revoked: str | None,
+    min_version: str | None,
+    release: Path,
+) -> _Required | None:
+    """What the release must fulfil. None without public keys."""
+    if public_keys:
+        if min_version is not None:
+            read_version(min_version)  # a slip is no fault of the release
+        paths = [Path(name) for name in public_keys]
+        trusted = read_trusted_keys(paths, revoked=revoked_file(revoked), release=release)
+        return _Required(trusted, min_version)
+    for option, value in (("--revoked", revoked), ("--min-version", min_version)):
+        if value is not None:
+            raise UsageError(
+                f"{option} needs --public-key",
+                cause="nothing proves what a release says that is not signed",
+                hint="name the public key of whoever signs releases with --public-key FILE",
+            )
+    return None
 
 
 def _manifest(registry: Registry, reference: Reference) -> bytes:
@@ -160,16 +173,17 @@ class _Puller:
     layers: Mapping[str, ReleaseLayer]
     on_line: OnLine
 
-    def fetch(self, staged: Path, trusted: TrustedKeys | None) -> str | None:
+    def fetch(self, staged: Path, required: _Required | None) -> str | None:
         """Download all files into a private directory, and return the name of the signer.
 
-        Without `trusted` no signature is verified, and the name is None.
+        Without `required` no signature is verified, and the name is None.
         """
         listing = None
-        if trusted is not None:
-            listing = self._signed(staged, trusted)
+        if required is not None:
+            listing = self._signed(staged, required.trusted)
+            self._require_version(staged, required.min_version)
         for layer in self.layers.values():
-            if listing is None or layer.path != layout.SIGNATURE:
+            if not (staged / layer.path).exists():
                 self._download(layer, staged)
         if listing is None:
             return None
@@ -211,6 +225,14 @@ class _Puller:
                 hint=ASK_SENDER,
             )
         return listing
+
+    def _require_version(self, staged: Path, min_version: str | None) -> None:
+        """Download the signed record alone, and compare the version in it."""
+        if min_version is None or layout.RELEASE not in self.layers:
+            return  # `publish` refuses files without a record
+        self._download(self.layers[layout.RELEASE], staged)
+        where = str(self.reference)
+        require_version(read_record(staged, where), min_version, where)
 
     def _download(self, layer: ReleaseLayer, staged: Path) -> None:
         self.on_line(f"download {layer.path}")

@@ -23,6 +23,7 @@ from aoti_build.artifact.signing.trust import (
     SYSTEM_KEYS,
     TrustedKeys,
     read_trusted_keys,
+    revoked_file,
     system_trusted_keys,
 )
 from aoti_build.artifact.signing.verify import Signer
@@ -97,7 +98,7 @@ def trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
     if options.unsigned:
         _refuse_with_unsigned(options)
         return None
-    revoked = _revoked_list(options.revoked)
+    revoked = revoked_file(options.revoked)
     if options.keys:
         _require_names(options.keys)
         paths = [Path(key).absolute() for key in options.keys]
@@ -125,17 +126,6 @@ def _refuse_with_unsigned(options: ReceiverOptions) -> None:
                 cause="nothing proves what a release says that is not signed",
                 hint=f"omit one of --unsigned and {option}",
             )
-
-
-def _revoked_list(text: str | None) -> Path | None:
-    """The file that ``--revoked`` names."""
-    if text == "":
-        raise UsageError(
-            "--revoked names no file",
-            cause="its value is empty",
-            hint="name a file with the fingerprints that are not trusted any more, one a line",
-        )
-    return Path(text).absolute() if text is not None else None
 
 
 def _require_names(keys: tuple[str, ...]) -> None:
