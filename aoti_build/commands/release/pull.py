@@ -1,8 +1,8 @@
 """`release-pull`: downloads a release from a registry, whole or not at all.
 
-Each file is compared with the manifest while it arrives. With a public key the signature is checked
-before any other file is downloaded, then the version, and the files against the signature before
-the directory gets its name.
+The first downloads are the signature, if a public key is named, and `release.json`. Both must list
+the files of the manifest before any other is downloaded. Each file is compared with the manifest
+while it arrives, and with the signature before the directory gets its name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.record import ReleaseRecord
@@ -26,8 +27,9 @@ from aoti_build.commands.release.stored import StoredRelease
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.publication import publish_new_directory, staging
+from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.writing import NO_SPACE
-from aoti_build.errors import UsageError
+from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.registry.client import PULL, Registry
 from aoti_build.registry.oci_manifest import ReleaseLayer, parse_manifest
 from aoti_build.registry.reference import Reference, parse_reference
@@ -107,8 +109,8 @@ def pull(
     puller = _Puller(registry, reference, layers, on_line)
     try:
         with staging(final.parent, f".{final.name}.") as staged:
-            signer = puller.fetch(staged, required)
-            record = puller.publish(staged, final)
+            fetched = puller.fetch(staged, required)
+            puller.publish(staged, final, fetched.record)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise
@@ -120,12 +122,12 @@ def pull(
     return PullReport(
         reference=reference,
         digest=f"sha256:{digest_bytes(content)}",
-        record=record,
+        record=fetched.record,
         files=len(layers),
         size=sum(layer.size for layer in layers.values()),
         directory=directory,
         signed=layout.SIGNATURE in layers,
-        signer=signer,
+        signer=fetched.signer,
     )
 
 
@@ -164,6 +166,13 @@ def _manifest(registry: Registry, reference: Reference) -> bytes:
     return content
 
 
+class _Fetched(NamedTuple):
+    """The record of a release whose files were downloaded, and the name of its signer."""
+
+    record: ReleaseRecord
+    signer: str | None = None
+
+
 @dataclass(frozen=True)
 class _Puller:
     """Downloads the files that a manifest lists, by their paths."""
@@ -173,30 +182,50 @@ class _Puller:
     layers: Mapping[str, ReleaseLayer]
     on_line: OnLine
 
-    def fetch(self, staged: Path, required: _Required | None) -> str | None:
-        """Download all files into a private directory, and return the name of the signer.
+    def fetch(self, staged: Path, required: _Required | None) -> _Fetched:
+        """Download all files into a private directory.
 
-        Without `required` no signature is verified, and the name is None.
+        The signature and the record are the first, so that a release that is refused costs no
+        more. Without `required` no signature is verified.
         """
-        listing = None
+        self._require_small()
+        listing = self._signed(staged, required.trusted) if required is not None else None
+        record = self._record(staged)
         if required is not None:
-            listing = self._signed(staged, required.trusted)
-            self._require_version(staged, required.min_version)
+            require_version(record, required.min_version, str(self.reference))
         for layer in self.layers.values():
             if not (staged / layer.path).exists():
                 self._download(layer, staged)
         if listing is None:
-            return None
+            return _Fetched(record)
         compare_directory(listing, staged)
-        return listing.signer.name
+        return _Fetched(record, listing.signer.name)
 
-    def publish(self, staged: Path, final: Path) -> ReleaseRecord:
-        """Compare the files with `release.json`, and give the directory its name."""
+    def publish(self, staged: Path, final: Path, record: ReleaseRecord) -> None:
+        """Give the directory its name, and its files the modes in the record."""
+        modes = recorded_modes(record, str(self.reference))
+        publish_new_directory(staged, final, umask=layout.UMASK, modes=modes)
+
+    def _require_small(self) -> None:
+        """Refuse sizes that no file has whose size is not in the record. Raises `ArtifactError`."""
+        for path in sorted(layout.UNLISTED & self.layers.keys()):
+            size = self.layers[path].size
+            if size > RECORD_LIMIT:
+                raise ArtifactError(
+                    f"{path} of the release is too large",
+                    where=str(self.reference),
+                    cause=f"the registry lists it with {size} bytes; {RECORD_LIMIT} are the most",
+                    hint=ASK_SENDER,
+                )
+
+    def _record(self, staged: Path) -> ReleaseRecord:
+        """Download the record, and hold the manifest against it."""
         where = str(self.reference)
+        layer = self.layers.get(layout.RELEASE)
+        if layer is not None:
+            self._download(layer, staged)
         record = read_record(staged, where)
         require_recorded(record, self.layers.values(), where)
-        modes = recorded_modes(record, where)
-        publish_new_directory(staged, final, umask=layout.UMASK, modes=modes)
         return record
 
     def _signed(self, staged: Path, trusted: TrustedKeys) -> SignedListing:
@@ -225,14 +254,6 @@ class _Puller:
                 hint=ASK_SENDER,
             )
         return listing
-
-    def _require_version(self, staged: Path, min_version: str | None) -> None:
-        """Download the signed record alone, and compare the version in it."""
-        if min_version is None or layout.RELEASE not in self.layers:
-            return  # `publish` refuses files without a record
-        self._download(self.layers[layout.RELEASE], staged)
-        where = str(self.reference)
-        require_version(read_record(staged, where), min_version, where)
 
     def _download(self, layer: ReleaseLayer, staged: Path) -> None:
         self.on_line(f"download {layer.path}")
