@@ -159,7 +159,7 @@ def test_the_script(checkout: Path, registry: FakeRegistry) -> None:
     options = {"PREVIOUS": "dist/1.1", "TARGETS": "linear", "REGISTRY": registry.address("")}
     second = shell(checkout, f"{script} 1.2", **options, **LOGIN)
     assert second.code == 0, second.err
-    assert list(registry.manifests)[0] == "1.2"
+    assert "1.2" in registry.manifests
     notes = (checkout / "dist" / "1.2" / "NOTES.md").read_text()
     assert "1 target is the same, byte by byte" in notes
     assert (checkout / "dist" / "1.2.tar.gz").exists()
@@ -181,7 +181,7 @@ def test_the_workflow_for_github(checkout: Path, registry: FakeRegistry) -> None
             done = shell(checkout, step["run"], GITHUB_REF_NAME="v1.4.0", **variables)
             assert done.code == 0, step["run"] + "\n" + done.err
     (push,) = [step for step in job["steps"] if "release-push" in step.get("run", "")]
-    assert push["if"] == "vars.REGISTRY"
+    assert push["if"] == "vars.REGISTRY != ''"
     assert "1.4.0" in registry.manifests
     calls = (checkout / "gh.log").read_text().splitlines()
     assert calls[-1].startswith("release create v1.4.0 --notes-file dist/bundle/NOTES.md")
@@ -220,11 +220,8 @@ def test_the_job_for_gitlab(checkout: Path, registry: FakeRegistry) -> None:
 def test_the_makefile(checkout: Path, registry: FakeRegistry) -> None:
     if shutil.which("make") is None:
         pytest.skip("there is no program make")
-    done = shell(
-        checkout,
-        f"make -f {EXAMPLES / 'Makefile'} release VERSION=1.5 REGISTRY={registry.address('')}",
-        **LOGIN,
-    )
+    words = f"VERSION=1.5 REGISTRY={registry.address('')}"
+    done = shell(checkout, f"make -f {EXAMPLES / 'Makefile'} release {words}", **LOGIN)
     assert done.code == 0, done.err
     assert "1.5" in registry.manifests
     assert (checkout / "dist" / "1.5" / "release.json").exists()
