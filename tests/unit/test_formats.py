@@ -62,6 +62,7 @@ from aoti_build.commands.release.target import ReleasedArtifact, released_target
 from aoti_build.commands.release_diff.command import release_diff
 from aoti_build.commands.release_diff.drift import Drift, OutputDrift
 from aoti_build.commands.release_diff.limits import parse_policy
+from aoti_build.commands.release_diff.packages import PackageDrift
 from aoti_build.commands.release_diff.parts import NamedChange
 from aoti_build.commands.release_diff.policy import judge
 from aoti_build.commands.release_diff.speed import Speed, SpeedRatio
@@ -694,6 +695,7 @@ def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
         old_size=5,
         new_size=6,
         drift=Drift(outputs, ("max: the inputs differ",)),
+        packages=PackageDrift(Drift(outputs), error=BuildError("it fails", hint="see the log")),
         speed=Speed((SpeedRatio(Metric.STEADY, 1.1, {"batch": 2}, 1.05, 1.15),), side_by_side=True),
     )
     fact = NamedChange("torch", "1", None, ("first/cpu",))
@@ -701,7 +703,15 @@ def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
         diff, targets=(target,), toolchain=(fact,), libraries=(fact,), licences=(fact,),
         has_bills=True,
     )  # fmt: skip
-    return [diff.as_json(), replace(full, judgements=judge(full)).as_json()]
+    full = replace(full, judgements=judge(full))
+    run = replace(full, old=replace(full.old, signer="release.pem"), has_run=True)
+    unrun = replace(target, packages=PackageDrift(why="this host has no cuda device"))
+    return [
+        diff.as_json(),
+        run.as_json(),
+        replace(run, targets=(unrun,)).as_json(),
+        replace(run, targets=(replace(target, packages=PackageDrift(is_same=True)),)).as_json(),
+    ]
 
 
 def _release(two: Project, manifest: Manifest) -> ReleaseReport:
