@@ -56,7 +56,7 @@ def side_text(side: Side) -> str:
 def head_of(diff: ReleaseDiff) -> list[str]:
     """The names of the figures in a row of `row_of`."""
     packages = ["packages"] if diff.has_run else []
-    return ["target", "change", "size", "drift", *packages, "max abs", "steady", "first", "memory"]
+    return ["target", "change", "size", "drift", "max abs", *packages, "steady", "first", "memory"]
 
 
 def row_of(target: TargetDiff, diff: ReleaseDiff) -> list[str]:
@@ -67,8 +67,8 @@ def row_of(target: TargetDiff, diff: ReleaseDiff) -> list[str]:
         kind_text(target),
         size_change_text(target.old_size, target.new_size),
         drift_text(worst) if worst is not None else "",
-        *([_packages_text(target.packages)] if diff.has_run else []),
         _max_abs_text(worst) if worst is not None else "",
+        *([_packages_text(target.packages)] if diff.has_run else []),
         *[_speed_text(target, metric) for metric in (Metric.STEADY, Metric.FIRST, Metric.MEMORY)],
     ]
 
