@@ -349,11 +349,12 @@ def test_no_key_is_named(releases: tuple[str, str], fake_worker: FakeWorker) -> 
     refused(releases, RunOptions(), UsageError, "no key says whose signature", fake_worker)
 
 
+@pytest.mark.parametrize("index", [0, 1])
 def test_a_release_that_changes_meanwhile(
-    releases: tuple[str, str], signed: RunOptions, fake_worker: FakeWorker
+    releases: tuple[str, str], signed: RunOptions, fake_worker: FakeWorker, index: int
 ) -> None:
     def during(_: str, job: Any) -> None:
-        (Path(releases[0]) / "NOTES.md").write_text("other")
+        (Path(releases[index]) / "NOTES.md").write_text("other")
 
     fake_worker.during = during
     with pytest.raises(ListingMismatch, match=r"NOTES\.md"):
