@@ -178,6 +178,23 @@ def test_other_inputs_are_no_reason_to_call(two: Project, fake_worker: FakeWorke
     assert "not compared: packages: the packages take different inputs" in text_of(diff)
 
 
+@pytest.mark.parametrize("age", ["old", "new"])
+def test_reference_data_of_another_format(two: Project, fake_worker: FakeWorker, age: str) -> None:
+    """It is no fault of a package."""
+    other = DATA.replace(b'\\"format_version\\": 4', b'\\"format_version\\": 3')
+    assert other != DATA
+    publish(two, 0, data=other if age == "old" else DATA)
+    old = made(two, "1")
+    publish(two, 0, code=b"other", data=other if age == "new" else DATA)
+    new = made(two, "2")
+    fake_worker.calls.clear()
+    diff = release_diff(old, new, parse_policy("drift>0"), run=UNSIGNED)
+    assert fake_worker.calls == []
+    why = packages_of(diff).why or ""
+    assert why.startswith(f"the reference data of the {age} release cannot be read: it has format")
+    assert diff.error is None
+
+
 def test_a_host_that_cannot_run_a_package_is_named_by_target(
     releases: tuple[str, str], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from aoti_build.artifact.bundle.described import target_of
 from aoti_build.artifact.manifest import MODEL, REFERENCE_DATA, Manifest, tensor_inputs
 from aoti_build.artifact.paths import reader_log_path
 from aoti_build.artifact.reasons import Reason, ReasonKind
-from aoti_build.artifact.reference_file import observed_names
+from aoti_build.artifact.reference_file import ReferenceFile, observed_names
 from aoti_build.artifact.verification import required_tolerance
 from aoti_build.commands.release.changes import ChangeKind
 from aoti_build.commands.release_diff.drift import Reference, drift_of
@@ -113,6 +113,9 @@ class _Runner:
                 opened = side.bundle.opened / folder
                 copied = copied_artifact(side.bundle.path / folder, opened, manifests[age])
                 artifacts[age] = resources.enter_context(copied)
+            why = _unreadable(artifacts)
+            if why is not None:
+                return PackageDrift(why=why)
             inputs = artifacts[_OLD].files / REFERENCE_DATA
             old = self._answers(_OLD, artifacts[_OLD], inputs)
             new = self._answers(_NEW, artifacts[_NEW], inputs)
@@ -170,6 +173,17 @@ def _obstacle(manifests: Mapping[str, Manifest]) -> str | None:
             return f"this host cannot run the package of the {age} release: {_in_words(reason)}"
     if _inputs(manifests[_OLD]) != _inputs(manifests[_NEW]):
         return "the packages take different inputs"
+    return None
+
+
+def _unreadable(artifacts: Mapping[str, OpenArtifact]) -> str | None:
+    """Why workers cannot read the reference data. None if they can. Its format may have changed."""
+    for age, artifact in artifacts.items():
+        try:
+            with ReferenceFile(artifact.files / REFERENCE_DATA):
+                pass
+        except (OSError, ValueError) as error:
+            return f"the reference data of the {age} release cannot be read: {error}"
     return None
 
 
