@@ -271,6 +271,24 @@ class RunJob(PackageJob[RunResult], frozen=True):
     has_sources: bool = True
 
 
+class OutputsResult(Message, frozen=True):
+    """The outputs were written. `missing` has the cases without any, each with the reason."""
+
+    missing: Mapping[str, str]
+
+
+class OutputsJob(PackageJob[OutputsResult], frozen=True):
+    """Call the package with the inputs of all cases in the file `inputs`.
+
+    `inputs` is reference data, of this package or of another one. The file `outputs` is written as
+    reference data without inputs, whose outputs are those of the package. Its buffers begin as the
+    `reference_data` of the package has them.
+    """
+
+    inputs: str
+    outputs: str
+
+
 class MeasureResult(Message, frozen=True):
     """One sample: the calls of one process.
 
@@ -397,6 +415,7 @@ JOBS: Mapping[str, type[Job[Any]]] = {
         FreshJob,
         LocalizeJob,
         MeasureJob,
+        OutputsJob,
         PeerJob,
         ProbeJob,
         RunJob,

@@ -9,6 +9,7 @@ from aoti_build.report.terminal import for_terminal, size_text
 if TYPE_CHECKING:
     from aoti_build.commands.release.pull import PullReport
     from aoti_build.commands.release.push import PushReport
+    from aoti_build.commands.release.stored import StoredRelease
 
 
 @for_terminal
@@ -41,7 +42,7 @@ def pull_lines(report: PullReport) -> list[str]:
     ]
 
 
-def _head(report: PushReport | PullReport) -> str:
+def _head(report: StoredRelease) -> str:
     """``shop 1.4.0, 46.6 MiB in 23 files``."""
     record = report.record
     return f"{record.name} {record.version}, {size_text(report.size)} in {_files(report.files)}"

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aoti_build.commands.release.notes import changes
+from aoti_build.commands.release_diff.drift import OutputDrift
 from aoti_build.commands.release_diff.parts import NamedChange
 from aoti_build.commands.release_diff.report import ReleaseDiff
 from aoti_build.report.markdown import code, escaped, table
 from aoti_build.report.release_diff_text import (
     INDICATIVE,
-    drift_text,
+    drift_or_nothing,
+    head_of,
     is_indicative,
+    moved_outputs,
     parts_of,
     row_of,
     side_text,
@@ -41,14 +44,16 @@ def release_diff_markdown(diff: ReleaseDiff) -> str:
 def _figures(diff: ReleaseDiff) -> list[str]:
     if not diff.common:
         return []
-    head = ["target", "change", "size", "drift", "max abs", "steady", "first", "memory"]
+    head = head_of(diff)
     rows = []
     for target in diff.common:
-        name, *figures = row_of(target)
+        name, *figures = row_of(target, diff)
         figures = [figure.replace(" -> ", " to ") for figure in figures]
         rows.append([code(name), *[escaped(figure) for figure in figures]])
-    lines = ["", "### Figures", "", *table(head, rows, numbers=(3, 4, 5, 6, 7))]
+    lines = ["", "### Figures", "", *table(head, rows, numbers=range(3, len(head)))]
     lines += ["", "Drift is the relative error between what eager mode returned for each release."]
+    if diff.has_run:
+        lines.append("For packages it is that between their answers to the same inputs.")
     if is_indicative(diff):
         lines.append(INDICATIVE)
     return lines
@@ -56,21 +61,26 @@ def _figures(diff: ReleaseDiff) -> list[str]:
 
 def _drift(diff: ReleaseDiff) -> list[str]:
     """A row for each output that moved."""
+    packages = ["packages"] if diff.has_run else []
+    head = ["target", "case", "output", "drift", *packages, "max abs", "differing", "note"]
     rows = []
     for target in diff.common:
-        compared = target.drift.compared if target.drift is not None else ()
-        for output in compared:
-            if not output.nonfinite and not output.relative_rmse:
-                continue
-            differing = "" if output.differing is None else f"{output.differing}/{output.count}"
-            max_abs = "" if output.max_abs is None else f"{output.max_abs:.2e}"
-            names = [code(target.name), escaped(output.case), escaped(output.output)]
-            basis = "estimated from summaries" if output.estimated else ""
-            rows.append([*names, drift_text(output), max_abs, differing, basis])
+        for moved in moved_outputs(target):
+            names = [code(target.name), escaped(moved.case), escaped(moved.output)]
+            drifts = [drift_or_nothing(moved.references)]
+            if diff.has_run:
+                drifts.append(drift_or_nothing(moved.packages))
+            rows.append([*names, *drifts, *_figures_of(moved.shown)])
     if not rows:
         return []
-    head = ["target", "case", "output", "drift", "max abs", "differing", "note"]
-    return ["", "### Outputs that moved", "", *table(head, rows, numbers=(3, 4, 5))]
+    return ["", "### Outputs that moved", "", *table(head, rows, numbers=range(3, len(head) - 1))]
+
+
+def _figures_of(output: OutputDrift) -> list[str]:
+    """The largest difference, how many elements differ, and a note."""
+    max_abs = "" if output.max_abs is None else f"{output.max_abs:.2e}"
+    differing = "" if output.differing is None else f"{output.differing}/{output.count}"
+    return [max_abs, differing, "estimated from summaries" if output.estimated else ""]
 
 
 def _named(found: Sequence[NamedChange]) -> list[str]:

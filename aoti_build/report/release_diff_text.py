@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aoti_build.commands.release.changes import ChangeKind, change_words
-from aoti_build.commands.release_diff.drift import OutputDrift
+from aoti_build.commands.release_diff.drift import Drift, OutputDrift
 from aoti_build.commands.release_diff.limits import Verdict
+from aoti_build.commands.release_diff.packages import PackageDrift
 from aoti_build.commands.release_diff.parts import NamedChange
 from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
 from aoti_build.commands.release_diff.side import Side
@@ -24,8 +26,8 @@ _SHOWN_COMMIT = 12  # digits
 def release_diff_lines(diff: ReleaseDiff) -> list[str]:
     """The targets with their figures, then why they changed, libraries and limits."""
     lines = [f"{side_text(diff.old)} -> {side_text(diff.new)}", ""]
-    head = ["target", "change", "size", "drift", "max abs", "steady", "first", "memory"]
-    lines += table(head, [row_of(target) for target in diff.targets])
+    lines += table(head_of(diff), [row_of(target, diff) for target in diff.targets])
+    lines += _moved(diff)
     lines += _reasons(diff.targets)
     lines += _unknown(diff.targets)
     for title, changes in parts_of(diff):
@@ -51,7 +53,13 @@ def side_text(side: Side) -> str:
     return f"{text} (commit {record.source.commit[:_SHOWN_COMMIT]}{dirty})"
 
 
-def row_of(target: TargetDiff) -> list[str]:
+def head_of(diff: ReleaseDiff) -> list[str]:
+    """The names of the figures in a row of `row_of`."""
+    packages = ["packages"] if diff.has_run else []
+    return ["target", "change", "size", "drift", "max abs", *packages, "steady", "first", "memory"]
+
+
+def row_of(target: TargetDiff, diff: ReleaseDiff) -> list[str]:
     """The figures of a target. A figure that is not known is an empty text."""
     worst = target.drift.worst if target.drift is not None else None
     return [
@@ -60,8 +68,78 @@ def row_of(target: TargetDiff) -> list[str]:
         size_change_text(target.old_size, target.new_size),
         drift_text(worst) if worst is not None else "",
         _max_abs_text(worst) if worst is not None else "",
+        *([_packages_text(target.packages)] if diff.has_run else []),
         *[_speed_text(target, metric) for metric in (Metric.STEADY, Metric.FIRST, Metric.MEMORY)],
     ]
+
+
+def _packages_text(packages: PackageDrift | None) -> str:
+    """The drift of packages that were called."""
+    if packages is None:
+        return ""
+    if packages.is_same:
+        return "same"
+    worst = packages.drift.worst if packages.drift is not None else None
+    return drift_text(worst) if worst is not None else ""
+
+
+@dataclass(frozen=True)
+class MovedOutput:
+    """One output of one case that moved between two releases: in the reference data, in what the
+    packages answer, or in both. None if it was not compared there."""
+
+    case: str
+    output: str
+    references: OutputDrift | None
+    packages: OutputDrift | None
+
+    @property
+    def shown(self) -> OutputDrift:
+        """The one with the figures that are shown: of the packages, if these were compared."""
+        found = self.packages or self.references
+        assert found is not None  # one of them moved
+        return found
+
+
+def moved_outputs(target: TargetDiff) -> list[MovedOutput]:
+    """The outputs that moved, in the order of the cases."""
+    references = _by_name(target.drift)
+    packages = _by_name(target.packages.drift if target.packages is not None else None)
+    moved = []
+    for case, output in dict.fromkeys([*references, *packages]):
+        pair = references.get((case, output)), packages.get((case, output))
+        if any(found is not None and _has_moved(found) for found in pair):
+            moved.append(MovedOutput(case, output, *pair))
+    return moved
+
+
+def _by_name(drift: Drift | None) -> dict[tuple[str, str], OutputDrift]:
+    compared = drift.compared if drift is not None else ()
+    return {(output.case, output.output): output for output in compared}
+
+
+def _has_moved(output: OutputDrift) -> bool:
+    return output.nonfinite or bool(output.relative_rmse)
+
+
+def drift_or_nothing(output: OutputDrift | None) -> str:
+    """The relative error of an output. Empty if it was not compared."""
+    return drift_text(output) if output is not None else ""
+
+
+def _moved(diff: ReleaseDiff) -> list[str]:
+    """A row for each output that moved, if packages were called."""
+    if not diff.has_run:
+        return []
+    rows = []
+    for target in diff.common:
+        for moved in moved_outputs(target):
+            drifts = drift_or_nothing(moved.references), drift_or_nothing(moved.packages)
+            names = target.name, moved.case, moved.output
+            rows.append([*names, *drifts, _max_abs_text(moved.shown)])
+    if not rows:
+        return []
+    return ["", *table(["target", "case", "output", "drift", "packages", "max abs"], rows)]
 
 
 def kind_text(target: TargetDiff) -> str:
@@ -164,6 +242,8 @@ def unknown_of(target: TargetDiff) -> list[str]:
         clauses.append(f"outputs: {target.no_drift}")
     if target.drift is not None:
         clauses += [f"outputs: {clause}" for clause in target.drift.unknown]
+    if target.packages is not None:
+        clauses += [f"packages: {clause}" for clause in target.packages.unknown]
     if target.speed.why is not None:
         clauses.append(f"speed: {target.speed.why}")
     return clauses

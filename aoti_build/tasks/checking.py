@@ -31,6 +31,7 @@ def verify(
     cuda_graphs: bool = False,
     release: str | None = None,
     public_key: list[str] | None = None,
+    revoked: str | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
     junit: str = "",
@@ -70,6 +71,7 @@ def verify(
             options = VerifyReleaseOptions(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
+                revoked=revoked,
                 unsigned=unsigned,
                 min_version=min_version,
                 pattern=target,
@@ -79,7 +81,7 @@ def verify(
             )
             receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
             return
-        _refuse_without_release(public_key, min_version, unsigned)
+        _refuse_without_release(public_key, revoked, min_version, unsigned)
         from aoti_build.commands.verify import command
         from aoti_build.report.verify_text import verify_lines
 
@@ -116,12 +118,17 @@ def _runtime(runtime: str, cuda_graphs: bool) -> str:
 
 
 def _refuse_without_release(
-    public_key: list[str] | None, min_version: str | None, unsigned: bool
+    public_key: list[str] | None, revoked: str | None, min_version: str | None, unsigned: bool
 ) -> None:
     from aoti_build.tasks.receiving import refuse_without_release
 
     refuse_without_release(
-        {"--public-key": public_key, "--min-version": min_version, "--unsigned": unsigned}
+        {
+            "--public-key": public_key,
+            "--revoked": revoked,
+            "--min-version": min_version,
+            "--unsigned": unsigned,
+        }
     )
 
 
@@ -139,6 +146,7 @@ def run(
     artifacts: str = "",
     release: str | None = None,
     public_key: list[str] | None = None,
+    revoked: str | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
     json: bool = False,
@@ -168,6 +176,7 @@ def run(
             options = ReceiverOptions(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
+                revoked=revoked,
                 unsigned=unsigned,
                 min_version=min_version,
                 pattern=target,
@@ -183,7 +192,7 @@ def run(
                 quiet=quiet,
             )
             return
-        _refuse_without_release(public_key, min_version, unsigned)
+        _refuse_without_release(public_key, revoked, min_version, unsigned)
         from aoti_build.commands.run.command import run as command
         from aoti_build.report.run_text import run_lines
 

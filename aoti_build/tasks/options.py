@@ -96,6 +96,10 @@ _HELP: Mapping[str, str] = {
         " certificate, or a directory of such files. Repeat the option for each further one."
         " Default: the keys in /etc/aoti_build/trusted-keys."
     ),
+    "revoked": (
+        "Refuse signatures by the keys whose fingerprints this file lists, one a line. A file"
+        " `revoked` in a directory of keys counts as well."
+    ),
     "min-version": "Refuse a release that is older than this version.",
     "unsigned": "Use a release without its signature. Nothing then proves who made it.",
     "junit": "Write the result as JUnit XML to this file, for CI.",
@@ -211,6 +215,19 @@ _HELP: Mapping[str, str] = {
         "Fail above these limits, such as size>1.1,drift>1e-3,removed>0. Ratios: size, steady,"
         " first, memory. Relative error: drift. Counts: added, removed, changed, libraries,"
         " licences."
+    ),
+    "release_diff.run": (
+        "Also call the packages of both releases with the same inputs, and compare their answers."
+        " The signatures are verified first."
+    ),
+    "release_diff.public-key": (
+        "With --run: require signatures of both releases by this key, a PEM file with a public key"
+        " or a certificate, or a directory of such files. Repeat the option for each further one."
+        " Default: the keys in /etc/aoti_build/trusted-keys."
+    ),
+    "release_diff.unsigned": (
+        "With --run: call packages whose signature was not verified. Nothing then proves who made"
+        " them."
     ),
     "release_diff.strict": "Treat a limit whose figure is missing as a failure.",
     "doctor.strict": "Treat a missing device as a failure.",

@@ -43,7 +43,9 @@ def release_pull(
     context: Context,
     address: str,
     out: str = "",
-    public_key: str = "",
+    public_key: str | None = None,
+    revoked: str | None = None,
+    min_version: str | None = None,
     insecure: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -65,8 +67,24 @@ def release_pull(
         report = pull(
             address,
             out,
-            public_keys=read_list("--public-key", public_key),
+            public_keys=_named_keys(public_key),
+            revoked=revoked,
+            min_version=min_version,
             insecure=insecure,
             on_line=lines_on_stderr(quiet),
         )
         show(report, pull_lines(report), json)
+
+
+def _named_keys(text: str | None) -> tuple[str, ...]:
+    """The files that ``--public-key`` names.
+
+    The value of a variable that is not set must not mean that no signature is required.
+    """
+    if text == "":
+        raise UsageError(
+            "--public-key names no file",
+            cause="its value is empty",
+            hint="name a PEM file with the public key of whoever signs releases",
+        )
+    return read_list("--public-key", text or "")

@@ -19,10 +19,11 @@ from aoti_build.tasks.answer import (
     show,
     write_stdout,
 )
-from aoti_build.tasks.options import documented_task, read_base, read_list
+from aoti_build.tasks.options import documented_task, read_base, read_integer, read_list
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
+    from aoti_build.commands.release_diff.opened import RunOptions
     from aoti_build.commands.release_diff.report import ReleaseDiff
 
 _STDOUT = "-"
@@ -43,6 +44,7 @@ def release(
     against: str | None = None,
     fail_if: str = "",
     push: str = "",
+    insecure: bool = False,
     file: str = "",
     root: str = "",
     artifacts: str = "",
@@ -78,6 +80,7 @@ def release(
             against=read_base(against),
             fail_if=fail_if,
             push=push,
+            insecure=insecure,
         )
         with display(quiet) as watch:
             report = command.release(
@@ -101,12 +104,18 @@ def release_diff(
     fail_if: str = "",
     strict: bool = False,
     markdown: str = "",
+    run: bool = False,
+    public_key: list[str] | None = None,
+    revoked: str | None = None,
+    unsigned: bool = False,
+    timeout: str = "",
     json: bool = False,
+    quiet: bool = False,
     debug: bool = False,
 ) -> None:
     """Compare two releases, and fail above limits.
 
-    Nothing is loaded, and no signature is verified.
+    Nothing is loaded and no signature is verified, except with --run.
     """
     with contract(json, debug):
         from aoti_build.commands.release_diff.command import release_diff as command
@@ -121,13 +130,49 @@ def release_diff(
             )
         if markdown and markdown != _STDOUT:
             check_output(Path(markdown))
-        diff = command(old, new, parse_policy(fail_if, strict=strict))
+        options = _run_options(run, public_key, revoked, unsigned, timeout)
+        diff = command(
+            old,
+            new,
+            parse_policy(fail_if, strict=strict),
+            run=options,
+            on_progress=progress((), quiet),
+        )
         written = _write_markdown(diff, markdown)
         # A program that reads the Markdown wants nothing else.
         if markdown != _STDOUT:
             done = replace(diff, written=written)
             show(done, release_diff_lines(done), json)
         finish(diff.error)
+
+
+def _run_options(
+    run: bool, public_key: list[str] | None, revoked: str | None, unsigned: bool, timeout: str
+) -> RunOptions | None:
+    """The options of ``--run``; None without it. Raises `UsageError` for one that is about it."""
+    given = {
+        "--public-key": public_key,
+        "--revoked": revoked,
+        "--unsigned": unsigned,
+        "--timeout": timeout or None,
+    }
+    if not run:
+        for option, value in given.items():
+            if value not in (None, [], False):
+                raise UsageError(
+                    f"{option} is for --run",
+                    cause="without it nothing is loaded, and no signature is verified",
+                    hint=f"call the packages: --run {option}",
+                )
+        return None
+    from aoti_build.commands.release_diff.opened import RunOptions
+
+    return RunOptions(
+        keys=tuple(public_key or ()),
+        revoked=revoked,
+        unsigned=unsigned,
+        limit=float(read_integer("--timeout", timeout) or 600),
+    )
 
 
 def _write_markdown(diff: ReleaseDiff, file: str) -> tuple[str, ...]:

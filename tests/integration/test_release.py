@@ -9,11 +9,16 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import Finished, run_inv
+
+# The registry of the unit tests.
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+from fake_registries import PASSWORD, USER, FakeRegistry, running_registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "release"
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "release.md"
@@ -34,6 +39,7 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Linear(8, 4), nn.GELU())
 """
+LOGIN = {"AOTI_BUILD_REGISTRY_USER": USER, "AOTI_BUILD_REGISTRY_PASSWORD": PASSWORD}
 # Keeps what it is called with, and has no earlier release.
 GH = '#!/bin/sh\necho "$@" >> gh.log\n[ "$2" != download ]\n'
 
@@ -89,6 +95,15 @@ def shell(root: Path, script: str, **variables: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRegistry]:
+    """A registry that wants a login. Nobody is logged in yet."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with running_registry() as running:
+        running.login = "basic"
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def _no_earlier_dist(checkout: Path) -> None:
     shutil.rmtree(checkout / "dist", ignore_errors=True)
@@ -136,25 +151,38 @@ def test_a_release_that_is_killed_leaves_nothing_of_its_name(checkout: Path, ste
     assert [name for name in left if not name.startswith(".killed.")] == []
 
 
-def test_the_script(checkout: Path) -> None:
+def test_the_script(checkout: Path, registry: FakeRegistry) -> None:
     script = EXAMPLES / "release.sh"
     first = shell(checkout, f"{script} 1.1")
     assert first.code == 0, first.err
-    second = shell(checkout, f"{script} 1.2", PREVIOUS="dist/1.1", TARGETS="linear")
+    assert not registry.calls
+    options = {"PREVIOUS": "dist/1.1", "TARGETS": "linear", "REGISTRY": registry.address("")}
+    second = shell(checkout, f"{script} 1.2", **options, **LOGIN)
     assert second.code == 0, second.err
+    assert "1.2" in registry.manifests
     notes = (checkout / "dist" / "1.2" / "NOTES.md").read_text()
     assert "1 target is the same, byte by byte" in notes
     assert (checkout / "dist" / "1.2.tar.gz").exists()
     assert shell(checkout, f"{script} 1.2").code == 2, "a release replaces nothing"
 
 
-def test_the_workflow_for_github(checkout: Path) -> None:
+def test_the_workflow_for_github(checkout: Path, registry: FakeRegistry) -> None:
+    """As if the repository had the variable REGISTRY."""
     workflow = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())
     (job,) = workflow["jobs"].values()
+    values = {
+        "${{ vars.REGISTRY }}": registry.address(""),
+        "${{ github.actor }}": USER,
+        "${{ github.token }}": PASSWORD,
+    }
     for step in job["steps"]:
         if step.get("run", NOT_RUN) != NOT_RUN:
-            done = shell(checkout, step["run"], GITHUB_REF_NAME="v1.4.0")
+            variables = {name: values[value] for name, value in step.get("env", {}).items()}
+            done = shell(checkout, step["run"], GITHUB_REF_NAME="v1.4.0", **variables)
             assert done.code == 0, step["run"] + "\n" + done.err
+    (push,) = [step for step in job["steps"] if "release-push" in step.get("run", "")]
+    assert push["if"] == "vars.REGISTRY != ''"
+    assert "1.4.0" in registry.manifests
     calls = (checkout / "gh.log").read_text().splitlines()
     assert calls[-1].startswith("release create v1.4.0 --notes-file dist/bundle/NOTES.md")
     for file in re.findall(r"dist/\S+", calls[-1]):
@@ -172,21 +200,30 @@ def test_the_workflow_for_github_with_an_earlier_release(checkout: Path, bundle:
     assert "## Changes since 1.0" in (checkout / "dist" / "bundle" / "NOTES.md").read_text()
 
 
-def test_the_job_for_gitlab(checkout: Path) -> None:
+def test_the_job_for_gitlab(checkout: Path, registry: FakeRegistry) -> None:
+    """Without the variable REGISTRY first."""
     job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["release"]
     assert job["before_script"] == [NOT_RUN]
     for script in job["script"]:
         done = shell(checkout, script, CI_COMMIT_TAG="v1.4.0")
         assert done.code == 0, script + "\n" + done.err
+    assert not registry.calls
+    login = {"CI_REGISTRY_USER": USER, "CI_REGISTRY_PASSWORD": PASSWORD}
+    variables = {"CI_COMMIT_TAG": "v1.4.0", "REGISTRY": registry.address(""), **login}
+    done = shell(checkout, job["script"][-1], **variables)
+    assert done.code == 0, done.err
+    assert "1.4.0" in registry.manifests
     for path in job["artifacts"]["paths"]:
         assert (checkout / path).is_file()
 
 
-def test_the_makefile(checkout: Path) -> None:
+def test_the_makefile(checkout: Path, registry: FakeRegistry) -> None:
     if shutil.which("make") is None:
         pytest.skip("there is no program make")
-    done = shell(checkout, f"make -f {EXAMPLES / 'Makefile'} release VERSION=1.5")
+    words = f"VERSION=1.5 REGISTRY={registry.address('')}"
+    done = shell(checkout, f"make -f {EXAMPLES / 'Makefile'} release {words}", **LOGIN)
     assert done.code == 0, done.err
+    assert "1.5" in registry.manifests
     assert (checkout / "dist" / "1.5" / "release.json").exists()
 
 

@@ -17,7 +17,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("job", ["bench", "check", "measure", "run"])
+@pytest.mark.parametrize("job", ["bench", "check", "measure", "outputs", "run"])
 def test_a_reader_imports_no_compiler(job: str) -> None:
     command = [sys.executable, "-c", CODE, job]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

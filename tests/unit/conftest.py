@@ -88,6 +88,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
         "work.schedule",
         "work.target",
         "commands.run.artifact",
+        "commands.release_diff.run",
         "commands.verify.command",
         "measurement.bench_samples",
         "measurement.samples",

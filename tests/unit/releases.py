@@ -52,10 +52,7 @@ class Release:
 
     def sign(self, key: str = "key.pem") -> None:
         """Sign the bundle as it is now."""
-        (self.bundle / "model.sig").unlink(missing_ok=True)
-        content = sign(self.bundle, read_signing_key(self.place / key))
-        write_signature(content, self.bundle)
-        (self.bundle / "model.sig").chmod(0o644)
+        sign_release(self.bundle, self.place / key)
 
     def edit(self, path: str, change: Callable[[Any], object]) -> None:
         """Change a JSON document in place. A manifest gets the right digest of itself."""
@@ -85,6 +82,13 @@ class Release:
         names = [*files, "release.json"]
         lines = [f"{digest_file(self.bundle / name)}  {name}\n" for name in sorted(names)]
         (self.bundle / "SHA256SUMS").write_text("".join(lines))
+
+
+def sign_release(bundle: Path, key: Path) -> None:
+    """Sign a bundle as it is now with the private key in the file `key`."""
+    (bundle / "model.sig").unlink(missing_ok=True)
+    write_signature(sign(bundle, read_signing_key(key)), bundle)
+    (bundle / "model.sig").chmod(0o644)
 
 
 def make_release(place: Path, version: str = VERSION, models: str = MODELS) -> Release:

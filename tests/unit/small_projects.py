@@ -40,6 +40,8 @@ from aoti_build.messages import (
     LocalizeResult,
     MeasureJob,
     Message,
+    OutputsJob,
+    OutputsResult,
     PeerJob,
     ProbeJob,
     ProbeResult,
@@ -461,6 +463,11 @@ def _default_result(job: Job[Any]) -> Message:
             peak_memory=1 << 28,
             times=((0.002, 0.003, 0.002),) * job.timed,
         )
+    if isinstance(job, OutputsJob):
+        # The package answers exactly what eager mode did, unless `during` wrote something else.
+        if not Path(job.outputs).exists():
+            Path(job.outputs).write_bytes(Path(job.reference_data).read_bytes())
+        return OutputsResult(missing={})
     assert isinstance(job, RunJob)
     figures = typed(RAN, RunFigures)
     return RunResult(

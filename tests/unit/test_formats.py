@@ -63,6 +63,7 @@ from aoti_build.commands.release.target import ReleasedArtifact, released_target
 from aoti_build.commands.release_diff.command import release_diff
 from aoti_build.commands.release_diff.drift import Drift, OutputDrift
 from aoti_build.commands.release_diff.limits import parse_policy
+from aoti_build.commands.release_diff.packages import PackageDrift
 from aoti_build.commands.release_diff.parts import NamedChange
 from aoti_build.commands.release_diff.policy import judge
 from aoti_build.commands.release_diff.speed import Speed, SpeedRatio
@@ -699,6 +700,7 @@ def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
         old_size=5,
         new_size=6,
         drift=Drift(outputs, ("max: the inputs differ",)),
+        packages=PackageDrift(Drift(outputs), error=BuildError("it fails", hint="see the log")),
         speed=Speed((SpeedRatio(Metric.STEADY, 1.1, {"batch": 2}, 1.05, 1.15),), side_by_side=True),
     )
     fact = NamedChange("torch", "1", None, ("first/cpu",))
@@ -706,7 +708,15 @@ def _release_diffs(two: Project, manifest: Manifest) -> list[Document]:
         diff, targets=(target,), toolchain=(fact,), libraries=(fact,), licences=(fact,),
         has_bills=True,
     )  # fmt: skip
-    return [diff.as_json(), replace(full, judgements=judge(full)).as_json()]
+    full = replace(full, judgements=judge(full))
+    run = replace(full, old=replace(full.old, signer="release.pem"), has_run=True)
+    unrun = replace(target, packages=PackageDrift(why="this host has no cuda device"))
+    return [
+        diff.as_json(),
+        run.as_json(),
+        replace(run, targets=(unrun,)).as_json(),
+        replace(run, targets=(replace(target, packages=PackageDrift(is_same=True)),)).as_json(),
+    ]
 
 
 def _release(two: Project, manifest: Manifest) -> ReleaseReport:
@@ -726,7 +736,7 @@ def _pull(two: Project, manifest: Manifest) -> PullReport:
     record = _release_record(two, manifest)
     reference = parse_reference(f"oci://localhost:5000/a:1.4@sha256:{'0' * 64}")
     signer = "release.pem"
-    return PullReport(reference, f"sha256:{'0' * 64}", "out", record, 3, 30, True, signer)
+    return PullReport(reference, f"sha256:{'0' * 64}", record, 3, 30, "out", True, signer)
 
 
 def _export(project: Project) -> ExportReport:

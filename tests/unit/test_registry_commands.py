@@ -28,13 +28,15 @@ from fake_registries import (
     write_release,
 )
 from signers import write_private, write_public
-from small_projects import contents
+from small_projects import bare, contents
 
+from aoti_build.artifact.bundle.signed import OldRelease
 from aoti_build.artifact.signing.private_keys import read_signing_key
 from aoti_build.artifact.signing.refusals import (
     KeyFileError,
     ListingMismatch,
     NoSignature,
+    RevokedKey,
     UnknownKey,
 )
 from aoti_build.artifact.signing.sign import sign, write_signature
@@ -514,6 +516,93 @@ def test_a_manifest_that_differs_from_the_signature(
     assert len(registry.made("GET", "blobs")) == 1
 
 
+def test_an_older_release_that_got_the_tag(
+    registry: FakeRegistry, signed: Path, tmp_path: Path
+) -> None:
+    """Its signature is good. Only the signature and the record are downloaded."""
+    options = {"public_keys": [str(signed)], "min_version": "1.5.0"}
+    error = refused(OldRelease, "1.5.0 or later", tmp_path, registry.address(), **options)
+    assert error.exit_code == ExitCode.UNFIT_ARTIFACT
+    assert len(registry.made("GET", "blobs")) == 2
+    pull(
+        registry.address(),
+        str(tmp_path / "out"),
+        public_keys=[str(signed)],
+        min_version="1.4.0",
+    )
+    assert (tmp_path / "out" / MODEL).exists()
+
+
+def test_a_revoked_key(registry: FakeRegistry, signed: Path, tmp_path: Path) -> None:
+    revoked = tmp_path / "revoked-keys"
+    revoked.write_text(f"# stolen\n{hashlib.sha256(signed.read_bytes()).hexdigest()}\n")
+    options = {"public_keys": [str(signed)], "revoked": str(revoked)}
+    refused(RevokedKey, "was revoked", tmp_path, registry.address(), **options)
+    assert len(registry.made("GET", "blobs")) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"min_version": "1.0"}, "--min-version needs --public-key"),
+        ({"revoked": "list"}, "--revoked needs --public-key"),
+        ({"min_version": "new", "signed": True}, "new"),
+        ({"min_version": "", "signed": True}, "version"),
+        ({"revoked": "", "signed": True}, "--revoked names no file"),
+        ({"revoked": "absent", "signed": True}, "absent"),
+    ],
+)
+def test_options_that_cannot_hold(
+    registry: FakeRegistry, signed: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """Nothing is asked of the registry."""
+    if options.pop("signed", False):
+        options["public_keys"] = [str(signed)]
+    with pytest.raises(UsageError, match=words):
+        pull(registry.address(), str(tmp_path / "out"), **options)
+    assert not registry.calls
+
+
+@pytest.mark.parametrize("path", ["SHA256SUMS", "model.sig", "release.json"])
+def test_sizes_that_no_record_lists_have_a_limit(
+    registry: FakeRegistry, signed: Path, tmp_path: Path, path: str
+) -> None:
+    """The registry may claim any size of them, and would fill the disk."""
+
+    def change(document: dict[str, Any]) -> None:
+        for layer in document["layers"]:
+            if layer["annotations"][TITLE] == path:
+                layer["size"] = 1 << 40
+
+    edit(registry, change)
+    refused(ArtifactError, f"{path} of the release is too large", tmp_path, registry.address())
+    assert not registry.made("GET", "blobs")
+
+
+def test_sizes_are_those_of_the_record(
+    registry: FakeRegistry, signed: Path, tmp_path: Path
+) -> None:
+    """A signature has digests and no sizes. No more than the record says is downloaded."""
+
+    def change(document: dict[str, Any]) -> None:
+        for layer in document["layers"]:
+            if layer["annotations"][TITLE] == MODEL:
+                layer["size"] = 1 << 40
+
+    edit(registry, change)
+    options = {"public_keys": [str(signed)]}
+    refused(ArtifactError, f"changed: {MODEL!r}", tmp_path, registry.address(), **options)
+    assert len(registry.made("GET", "blobs")) == 2
+
+
+def test_an_empty_key_is_no_consent(tmp_path: Path) -> None:
+    """That is what a variable gives that is not set."""
+    words = ("release-pull", "oci://127.0.0.1:1/a:1", "--out", "out", "--public-key", "")
+    done = bare(*words, cwd=tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert "--public-key names no file" in done.stderr
+
+
 def test_a_key_that_is_not_there(pushed: FakeRegistry, tmp_path: Path) -> None:
     options = {"public_keys": [str(tmp_path / "absent.pem")]}
     refused(KeyFileError, "absent.pem", tmp_path, pushed.address(), **options)
@@ -714,6 +803,26 @@ def test_storage_behind_a_registry_gets_no_login(pushed: FakeRegistry, tmp_path:
 
         pushed.fault = redirect
         pull(pushed.address(), str(tmp_path / "out"))
+        assert storage.calls
+        assert not any("Authorization" in call.headers for call in storage.calls)
+
+
+def test_an_upload_to_another_service_gets_no_login(
+    registry: FakeRegistry, release: Path, tmp_path: Path
+) -> None:
+    with running_registry() as storage:
+        registry.login = "basic"
+        log_in(tmp_path, registry.host, {"auth": encoded()})
+        place = f"http://{storage.host}/v2/{REPOSITORY}/blobs/uploads/1?state=a%2Fb"
+
+        def lead_away(call: Call) -> Reply | None:
+            registry.blobs = storage.blobs
+            if call.method == "POST" and "Authorization" in call.headers:
+                return Reply(202, headers={"Location": place})
+            return None
+
+        registry.fault = lead_away
+        push(str(release), registry.address())
         assert storage.calls
         assert not any("Authorization" in call.headers for call in storage.calls)
 

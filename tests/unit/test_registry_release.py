@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_registries import PASSWORD, USER, FakeRegistry, Reply, digest_of, running_registry
@@ -12,7 +14,7 @@ from small_projects import FakeWorker, contents, publish_fake
 from aoti_build.commands.release.command import ReleaseOptions, release
 from aoti_build.commands.release.pull import pull
 from aoti_build.commands.release.report import ReleaseReport
-from aoti_build.errors import ExitCode, UsageError
+from aoti_build.errors import ExitCode, NetworkError, UsageError
 from aoti_build.models_file import Project
 from aoti_build.registry import transport
 from aoti_build.report.release_text import release_lines
@@ -26,12 +28,13 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRe
         yield running
 
 
-def make(project: Project, address: str) -> ReleaseReport:
+def make(project: Project, address: str, *, insecure: bool = False) -> ReleaseReport:
     options = ReleaseOptions(
         version="1.4.0",
         directory=str(project.root / "out"),
         allow_dirty=True,
         push=address,
+        insecure=insecure,
     )
     return release(project, project.targets, options)
 
@@ -85,4 +88,48 @@ def test_a_wrong_password_is_noticed_before_the_build(
     monkeypatch.setenv("AOTI_BUILD_REGISTRY_PASSWORD", PASSWORD + "x")
     with pytest.raises(UsageError, match="refuses access"):
         make(project, registry.address())
+    assert not fake_worker.calls
+
+
+# A name of this machine that is not one of those that are asked over http by default.
+OTHER_NAME = "127.0.0.1.example.org"
+
+
+def test_insecure_asks_a_registry_elsewhere_over_http(
+    project: Project,
+    fake_worker: FakeWorker,
+    registry: FakeRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The login before the build, and the push after it."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *rest: Any, **options: Any) -> Any:
+        return real("127.0.0.1" if host == OTHER_NAME else host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    publish_fake(project)
+    address = registry.address().replace("127.0.0.1", OTHER_NAME)
+    with pytest.raises(NetworkError):
+        make(project, address)
+    assert not registry.calls
+    report = make(project, address, insecure=True)
+    assert report.error is None, report.error
+    assert registry.manifests
+
+
+def test_a_push_that_failed_is_repeated_with_the_same_option(
+    project: Project, fake_worker: FakeWorker, registry: FakeRegistry
+) -> None:
+    publish_fake(project)
+    registry.fault = lambda call: Reply(503) if call.method == "PUT" else None
+    report = make(project, registry.address(), insecure=True)
+    assert f"{registry.address()} --insecure` pushes it" in str(report.error)
+
+
+def test_insecure_without_a_registry(project: Project, fake_worker: FakeWorker) -> None:
+    with pytest.raises(UsageError, match="--insecure is for the registry of --push"):
+        make(project, "", insecure=True)
     assert not fake_worker.calls

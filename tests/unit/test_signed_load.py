@@ -292,6 +292,15 @@ def test_a_revoked_key(release: Release) -> None:
     refused(release, RevokedKey, "was revoked", require_signature=keys)
 
 
+def test_a_key_revoked_beside_the_file_that_is_named(release: Release) -> None:
+    """A directory without keys may hold the list alone."""
+    lists = release.place / "lists"
+    lists.mkdir(mode=0o700)
+    (lists / "revoked").write_text(digest_file(release.public))
+    keys = [release.public, lists]
+    refused(release, RevokedKey, "was revoked", require_signature=keys)
+
+
 def test_an_expired_certificate(release: Release) -> None:
     from datetime import datetime, timedelta, timezone
 

@@ -22,9 +22,11 @@ from aoti_build.artifact.bundle.signed import ContradictoryRelease, OldRelease
 from aoti_build.artifact.manifest import read_manifest
 from aoti_build.artifact.signing.refusals import (
     BadSignature,
+    KeyFileError,
     ListingMismatch,
     ModeMismatch,
     NoSignature,
+    RevokedKey,
     UnfitFiles,
     UnknownKey,
 )
@@ -461,6 +463,10 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
         (["--min-version", ""], "--min-version is for releases"),
         (["--unsigned"], "--unsigned is for releases"),
         (["--public-key", "x"], "--public-key is for releases"),
+        (["--revoked", ""], "--revoked is for releases"),
+        (["--release", "x", "--public-key", "KEY", "--revoked", ""], "--revoked names no file"),
+        (["--release", "x", "--public-key", "KEY", "--revoked", "nowhere"], "nowhere"),
+        (["--release", "x", "--unsigned", "--revoked", "KEY"], "--unsigned and --revoked exclude"),
         (["--release", "x.tar.gz", "--unsigned"], "is an archive"),
         (["--release", "x", "--unsigned"], "no release here"),
         (["--release", "", "--unsigned"], "--release names nothing"),
@@ -475,6 +481,57 @@ def test_wrong_command_lines(
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert match in done.stderr
+
+
+def revoked_list(place: Path, *lines: str) -> str:
+    """A file with these lines that nobody else can write."""
+    file = place / "no-longer-trusted"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    file.chmod(0o600)
+    return str(file)
+
+
+def test_a_key_in_a_list_of_revoked_ones(release: Release, fake_worker: FakeWorker) -> None:
+    file = revoked_list(release.place, "# stolen in May", digest_file(release.public))
+    error = refused(release, fake_worker, RevokedKey, "was revoked", revoked=file)
+    assert "signed with the present key" in (error.hint or "")
+    others = revoked_list(release.place, "0" * 64)
+    assert verify(release, revoked=others).error is None
+
+
+def test_a_key_revoked_in_the_directory_of_keys(release: Release, fake_worker: FakeWorker) -> None:
+    """Also beside a list that `--revoked` names."""
+    keys = release.place / "keys"
+    keys.mkdir(mode=0o700)
+    shutil.copy(release.public, keys)
+    (keys / "revoked").write_text(digest_file(release.public))
+    options = {"keys": (str(keys),), "revoked": revoked_list(release.place, "0" * 64)}
+    refused(release, fake_worker, RevokedKey, "was revoked", **options)
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [("my key", "is not 64 hex digits"), ("ab" * 31, "is not 64 hex digits")],
+)
+def test_a_list_of_revoked_keys_with_a_slip(
+    release: Release, fake_worker: FakeWorker, line: str, match: str
+) -> None:
+    """A line that is not understood may be the key that matters."""
+    file = revoked_list(release.place, line)
+    error = refused(release, fake_worker, KeyFileError, match, revoked=file)
+    assert f"{file}:1" in str(error)
+
+
+def test_a_list_of_revoked_keys_that_proves_nothing(
+    release: Release, fake_worker: FakeWorker
+) -> None:
+    """It is the release's own, or others could have emptied it."""
+    own = revoked_list(release.bundle)
+    refused(release, fake_worker, KeyFileError, "from the release itself", revoked=own)
+    Path(own).unlink()
+    open_to_all = revoked_list(release.place)
+    Path(open_to_all).chmod(0o666)
+    refused(release, fake_worker, KeyFileError, "others could have written", revoked=open_to_all)
 
 
 EXAMINE = """

@@ -107,11 +107,11 @@ class _Checker:
 
     def sequence(self, stored: Sequence[Case]) -> list[CallFigures]:
         """The figures of each call."""
-        calls = [_with_inputs(case, self.model) for case in stored]
+        calls = [with_inputs(case, self.model) for case in stored]
         reasons = [_missing(case, self.names, self.job.tolerance) for case in calls]
         # A call without inputs is not made. Later calls would begin with another state than the
         # eager-mode ones did, so they are not made either.
-        callable_count = _count_until_missing_inputs(calls)
+        callable_count = count_until_missing_inputs(calls)
         # Reference data is contiguous. The inputs go through what the loader does with such ones,
         # while eager mode had them in the memory format.
         callable_inputs = []
@@ -176,7 +176,7 @@ class _Checker:
             self.artifact_seconds = artifact_seconds(package, inputs, device, known)
 
 
-def _count_until_missing_inputs(calls: Sequence[Case]) -> int:
+def count_until_missing_inputs(calls: Sequence[Case]) -> int:
     """The number of calls before the first one whose inputs are missing."""
     for number, case in enumerate(calls):
         if case.inputs is None:
@@ -275,7 +275,7 @@ def _vacuous(
     return tuple(vacuous.values())
 
 
-def _with_inputs(case: Case, model: Model) -> Case:
+def with_inputs(case: Case, model: Model) -> Case:
     """The case with its inputs. They are drawn again from the seed if the reference data had no
     room for them."""
     if case.inputs is not None or isinstance(model.inputs, Source):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ class OpenBundle:
 
     def shown(self, text: str) -> str:
         """The text with the path of the caller in place of the opened one."""
-        return text.replace(str(self.opened), str(self.path))
+        # A longer number is that of another descriptor.
+        return re.sub(rf"{re.escape(str(self.opened))}(?![0-9])", lambda _: str(self.path), text)
 
     @contextlib.contextmanager
     def shown_in_errors(self) -> Iterator[None]:

@@ -130,7 +130,7 @@ def signed_bundle(
     content = read_signed(bundle, listing, layout.RELEASE)
     record = parse_release(content, str(bundle.path / layout.RELEASE))
     _require_distinct(record, bundle)
-    require_version(record, min_version, bundle.path)
+    require_version(record, min_version, str(bundle.path))
     return SignedBundle(bundle, listing, record)
 
 
@@ -149,7 +149,7 @@ def read_signed(bundle: OpenBundle, listing: SignedListing, name: str) -> bytes:
     return content
 
 
-def require_version(record: ReleaseRecord, min_version: str | None, path: Path) -> None:
+def require_version(record: ReleaseRecord, min_version: str | None, where: str) -> None:
     """Raise `OldRelease` if the release comes before `min_version`.
 
     Raises `ContradictoryRelease` if its version has no order, and `UsageError` if that is true of
@@ -163,14 +163,14 @@ def require_version(record: ReleaseRecord, min_version: str | None, path: Path) 
     except UsageError as error:
         raise ContradictoryRelease(
             "the version of the release cannot be compared",
-            where=str(path),
+            where=where,
             cause=error.message,
             hint=ASK_SENDER,
         ) from error
     if version < least:
         raise OldRelease(
             f"the release is {record.version[:64]}, and {min_version} or later is required",
-            where=str(path),
+            where=where,
             cause="an older release was put in the place of a newer one, or the limit is wrong",
             hint="get the present release; lower the least version only to go back on purpose",
         )

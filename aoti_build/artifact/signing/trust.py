@@ -83,8 +83,15 @@ def read_trusted_keys(
     return TrustedKeys(tuple(keys), tuple(certificates), frozenset(fingerprints))
 
 
-def system_trusted_keys(*, release: Path | None = None) -> TrustedKeys:
-    """The keys of this host, which root put into `SYSTEM_KEYS`. Raises as `read_trusted_keys`."""
+def system_trusted_keys(
+    *,
+    revoked: Path | None = None,
+    release: Path | None = None,
+) -> TrustedKeys:
+    """The keys of this host, which root put into `SYSTEM_KEYS`.
+
+    Arguments and errors are those of `read_trusted_keys`.
+    """
     try:
         entries = [SYSTEM_KEYS, *sorted(SYSTEM_KEYS.iterdir())]
         owners = {path: path.stat().st_uid for path in entries}
@@ -103,7 +110,21 @@ def system_trusted_keys(*, release: Path | None = None) -> TrustedKeys:
                 cause=f"it belongs to user {owner}",
                 hint=f"chown root {path}, if you trust what it holds",
             )
-    return read_trusted_keys([SYSTEM_KEYS], release=release)
+    return read_trusted_keys([SYSTEM_KEYS], revoked=revoked, release=release)
+
+
+def revoked_file(text: str | None) -> Path | None:
+    """The file that an option ``--revoked`` names; None without one. Raises `KeyFileError`."""
+    if text is None:
+        return None
+    if not text:
+        # The value of a variable that is not set must not mean that nothing is revoked.
+        raise KeyFileError(
+            "--revoked names no file",
+            cause="its value is empty",
+            hint="name a file with the fingerprints that are not trusted any more, one a line",
+        )
+    return Path(text).absolute()
 
 
 def _add_directory(directory: Path, files: list[Path], lists: list[Path]) -> None:

@@ -24,6 +24,7 @@ from aoti_build.artifact.signing.trust import (
     SYSTEM_KEYS,
     TrustedKeys,
     read_trusted_keys,
+    revoked_file,
     system_trusted_keys,
 )
 from aoti_build.artifact.signing.verify import Signer
@@ -99,12 +100,13 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
     if options.unsigned:
         _refuse_with_unsigned(options)
         return None
+    revoked = revoked_file(options.revoked)
     if options.keys:
         _require_names(options.keys)
         paths = [Path(key).absolute() for key in options.keys]
-        return read_trusted_keys(paths, release=options.directory)
+        return read_trusted_keys(paths, revoked=revoked, release=options.directory)
     if SYSTEM_KEYS.exists():
-        return system_trusted_keys(release=options.directory)
+        return system_trusted_keys(revoked=revoked, release=options.directory)
     raise UsageError(
         "no key says whose signature the release must have",
         cause=f"there is no --public-key, and no {SYSTEM_KEYS}",
@@ -114,7 +116,12 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
 
 
 def _refuse_with_unsigned(options: ReceiverOptions) -> None:
-    for option, value in (("--public-key", options.keys), ("--min-version", options.min_version)):
+    given = {
+        "--public-key": options.keys,
+        "--revoked": options.revoked,
+        "--min-version": options.min_version,
+    }
+    for option, value in given.items():
         if value not in (None, ()):
             raise UsageError(
                 f"--unsigned and {option} exclude each other",

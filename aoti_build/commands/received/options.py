@@ -14,6 +14,8 @@ class ReceiverOptions:
         directory: the bundle.
         keys: files or directories with public keys or certificates. Without any, those that root
             trusts on this host.
+        revoked: a file with fingerprints of keys that are not trusted any more. None for no file
+            besides those in directories of keys.
         unsigned: verify no signature.
         min_version: the oldest version that is accepted. None for any.
         pattern: globs of targets whose packages are run. Empty for all.
@@ -21,6 +23,7 @@ class ReceiverOptions:
 
     directory: Path
     keys: tuple[str, ...] = ()
+    revoked: str | None = None
     unsigned: bool = False
     min_version: str | None = None
     pattern: str = ""

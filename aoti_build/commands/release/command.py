@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,7 @@ class ReleaseOptions:
         against: what to compare the speed with.
         fail_if: when that comparison ends the release.
         push: the address in a registry to which the bundle is uploaded too.
+        insecure: ask that registry over http.
     """
 
     version: str
@@ -83,6 +85,7 @@ class ReleaseOptions:
     against: str = ""
     fail_if: str = ""
     push: str = ""
+    insecure: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,22 @@ def release(
 def _pushed(report: ReleaseReport, options: ReleaseOptions, on_line: OnLine) -> ReleaseReport:
     """Push the bundle that was written. It stays if that fails."""
     try:
-        pushed = push(options.directory, options.push, on_line=on_line)
+        pushed = push(
+            options.directory,
+            options.push,
+            insecure=options.insecure,
+            on_line=on_line,
+        )
     except Interrupted:
         raise
     except AotiBuildError as error:
-        return replace(report, unpushed=error, address=options.push)
-    return replace(report, push=pushed, address=options.push)
+        return replace(report, unpushed=error, push_again=_push_again(options))
+    return replace(report, push=pushed)
+
+
+def _push_again(options: ReleaseOptions) -> str:
+    flag = " --insecure" if options.insecure else ""
+    return f"invoke release-push {shlex.quote(options.directory)} {options.push}{flag}"
 
 
 def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
@@ -174,7 +187,12 @@ def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
         if archive.is_relative_to(final):
             raise UsageError("--archive lies in --out", hint="name a file outside of the bundle")
     if options.push:
-        require_access(push_target(options.push))
+        require_access(push_target(options.push), insecure=options.insecure)
+    elif options.insecure:
+        raise UsageError(
+            "--insecure is for the registry of --push",
+            hint="name one with --push ADDRESS, or omit --insecure",
+        )
     return _Plan(
         final=final,
         archive=archive,

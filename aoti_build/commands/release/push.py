@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aoti_build.artifact.bundle.record import ReleaseRecord
 from aoti_build.artifact.signing.files import contents_of, digests_of
 from aoti_build.artifact.signing.refusals import some
-from aoti_build.commands.conclusion import code_of, head
+from aoti_build.commands.conclusion import head
 from aoti_build.commands.release.files import read_record, require_recorded
+from aoti_build.commands.release.stored import StoredRelease
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
-from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
+from aoti_build.errors import ArtifactError, UsageError
 from aoti_build.registry.client import PUSH, Registry
 from aoti_build.registry.oci_manifest import EMPTY, EMPTY_SHA256, ReleaseLayer, manifest_bytes
 from aoti_build.registry.reference import Reference, parse_reference
@@ -27,51 +27,24 @@ OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PushReport:
-    """A release that is in a registry.
+class PushReport(StoredRelease):
+    """A release that was pushed.
 
     Attributes:
-        reference: where it is, with the tag.
-        digest: of its manifest, with ``sha256:``.
-        record: of the release.
-        files: how many files it has.
-        size: the bytes of all.
         uploaded: how many different files the registry did not have before.
         uploaded_size: the bytes of these.
     """
 
-    reference: Reference
-    digest: str
-    record: ReleaseRecord
-    files: int
-    size: int
     uploaded: int
     uploaded_size: int
-
-    @property
-    def error(self) -> AotiBuildError | None:
-        """None: a push that fails raises an error."""
-        return None
-
-    @property
-    def exit_code(self) -> int:
-        return code_of(self.error)
 
     def as_json(self) -> JsonObject:
         return {**head("aoti-build/release-push", 1), **self.facts()}
 
     def facts(self) -> JsonObject:
         """The part of the JSON that the report of `release` has too."""
-        return {
-            "reference": str(self.reference),
-            "digest": self.digest,
-            "pinned": str(self.reference.pinned(self.digest)),
-            "version": self.record.version,
-            "files": self.files,
-            "size": self.size,
-            "uploaded": self.uploaded,
-            "uploaded_size": self.uploaded_size,
-        }
+        uploaded = {"uploaded": self.uploaded, "uploaded_size": self.uploaded_size}
+        return {**super().facts(), **uploaded}
 
 
 def push_target(text: str) -> Reference:
@@ -85,10 +58,10 @@ def push_target(text: str) -> Reference:
     return reference
 
 
-def require_access(reference: Reference) -> None:
+def require_access(reference: Reference, *, insecure: bool = False) -> None:
     """Log in to a registry before anything is built for it. Raises as `Registry`."""
     assert reference.tag is not None  # `push_target` refuses an address without one
-    Registry(reference, PUSH).manifest(reference.tag)
+    Registry(reference, PUSH, insecure=insecure).manifest(reference.tag)
 
 
 def push(

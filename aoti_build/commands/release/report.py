@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from aoti_build.artifact.bundle import layout
@@ -71,7 +70,8 @@ class ReleaseReport:
     """The steps of a release, up to the one that failed. `directory` is as the user named it.
 
     `refused` is why artifacts that were built and verified are not released all the same.
-    `unpushed` is why a bundle that was written is not in the registry, at `address`.
+    `unpushed` is why a bundle that was written is not in the registry, and `push_again` the command
+    that pushes it.
     """
 
     directory: str
@@ -83,7 +83,7 @@ class ReleaseReport:
     released: Released | None = None
     push: PushReport | None = None
     unpushed: AotiBuildError | None = None
-    address: str = ""
+    push_again: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -101,7 +101,7 @@ class ReleaseReport:
         if self.refused is not None:
             return _nothing_released(self.refused)
         if self.unpushed is not None:
-            return _not_pushed(self.unpushed, self.directory, self.address)
+            return _not_pushed(self.unpushed, self.push_again)
         return None
 
     def as_json(self) -> JsonObject:
@@ -135,9 +135,9 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
     )
 
 
-def _not_pushed(error: AotiBuildError, directory: str, address: str) -> AotiBuildError:
+def _not_pushed(error: AotiBuildError, push_again: str) -> AotiBuildError:
     """The error of a push after the bundle was written, which another push can use."""
-    again = f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
+    again = f"`{push_again}` pushes it"
     # No error of a push has a constructor of its own. Its class keeps the kind in JSON.
     return type(error)(
         f"the release was written and not pushed: {error.message}",

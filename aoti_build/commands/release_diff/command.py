@@ -1,12 +1,15 @@
 """`release-diff`: what differs between two releases, and whether that is allowed.
 
-Nothing is loaded, and no torch is needed. The signatures are not verified: what is said of a
-release is what its files say.
+Nothing is loaded, and no torch is needed, unless packages are to be run. The signatures are not
+verified then: what is said of a release is what its files say. Before packages are run, both
+releases are examined as `verify --release` does it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from aoti_build.artifact.fingerprint import Fingerprint
 from aoti_build.artifact.manifest import Manifest
@@ -24,31 +27,69 @@ from aoti_build.commands.release_diff.policy import judge
 from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
 from aoti_build.commands.release_diff.side import Side, read_side
 from aoti_build.commands.release_diff.speed import Speed, speed_of
+from aoti_build.models_file.project import Target
+
+if TYPE_CHECKING:
+    from aoti_build.commands.release_diff.opened import RunOptions
+
+OnProgress = Callable[[Target, str], None]
 
 
-def release_diff(old: str, new: str, policy: Policy | None = None) -> ReleaseDiff:
+def release_diff(
+    old: str,
+    new: str,
+    policy: Policy | None = None,
+    *,
+    run: RunOptions | None = None,
+    on_progress: OnProgress = lambda target, phase: None,
+) -> ReleaseDiff:
     """Compare the release `old` with the release `new`, each a directory or a `release.json`.
 
-    Limits that are exceeded are in the report.
+    With `run` their packages are called with the same inputs, and both must be directories. Limits
+    that are exceeded are in the report.
 
     Raises:
-        UsageError: there is no such release.
+        UsageError: there is no such release, or an option of `run` is wrong.
+        SignatureError: with `run`, a signature is refused, or files are not what was signed.
+            Nothing was loaded.
         ArtifactError: a record is none, or a file that is read is damaged.
+        ToolchainError: with `run`, the host is unfit.
+        Interrupted: Ctrl-C was pressed. Every worker has ended.
     """
-    sides = read_side(old), read_side(new)
-    changes = target_changes(sides[0].record, sides[1].record)
-    libraries = sides[0].libraries(), sides[1].libraries()
-    diff = ReleaseDiff(
-        old=sides[0],
-        new=sides[1],
-        targets=tuple(_target(change, *sides) for change in changes),
+    policy = policy or Policy()
+    if run is None:
+        return _judged(_compared(read_side(old), read_side(new)), policy)
+    # What starts workers is imported for --run alone.
+    from aoti_build.commands.release_diff.opened import open_side
+    from aoti_build.commands.release_diff.run import run_packages
+
+    with open_side(old, run) as earlier, open_side(new, run) as later:
+        diff = _compared(earlier.side, later.side)
+        diff = run_packages(diff, earlier, later, run, on_progress)
+        # Figures about files that are others by now would mislead.
+        earlier.require_unchanged()
+        later.require_unchanged()
+    return _judged(diff, policy)
+
+
+def _judged(diff: ReleaseDiff, policy: Policy) -> ReleaseDiff:
+    diff = replace(diff, policy=policy)
+    return replace(diff, judgements=judge(diff))
+
+
+def _compared(old: Side, new: Side) -> ReleaseDiff:
+    """What the files of two releases say of their difference."""
+    changes = target_changes(old.record, new.record)
+    libraries = old.libraries(), new.libraries()
+    return ReleaseDiff(
+        old=old,
+        new=new,
+        targets=tuple(_target(change, old, new) for change in changes),
         toolchain=toolchain_changes(changes),
         libraries=library_changes(*libraries),
-        licences=licence_changes(sides[0].record, sides[1].record, *libraries),
+        licences=licence_changes(old.record, new.record, *libraries),
         has_bills=None not in libraries,
-        policy=policy or Policy(),
     )
-    return replace(diff, judgements=judge(diff))
 
 
 def _target(change: TargetChange, old: Side, new: Side) -> TargetDiff:

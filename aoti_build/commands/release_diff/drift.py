@@ -1,8 +1,9 @@
 """How far the outputs of a model moved from one release to the next, on equal inputs.
 
-The outputs are those of eager mode when each artifact was built, which lie in its reference data.
-Each package was verified against its own. So drift says how the *model* changed: its weights, its
-code, or the torch that computed it.
+Without ``--run`` the outputs are those of eager mode when each artifact was built, which lie in its
+reference data. Each package was verified against its own. So drift says how the *model* changed:
+its weights, its code, or the torch that computed it. With ``--run`` the outputs of the packages are
+compared as well, from files of the same form.
 
 The relative error of an output is the root mean square of the difference, divided by that of the
 old output (of the new one if the old one is zero everywhere). Elements that are not finite have no
@@ -12,7 +13,7 @@ part in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,14 +112,16 @@ class Reference:
     names: Sequence[str]
 
 
-def drift_of(old: Reference, new: Reference) -> Drift:
+def drift_of(old: Reference, new: Reference, missing: Mapping[str, str] | None = None) -> Drift:
     """Compare the outputs of all cases that both files have, with equal inputs.
 
-    What cannot be compared is listed and no error.
+    `missing` says of cases why a file has no outputs of them. What cannot be compared is listed and
+    no error.
     """
     try:
         with ReferenceFile(old.file) as earlier, ReferenceFile(new.file) as later:
-            return _Comparison(earlier, later, old.names, new.names).drift()
+            names = old.names, new.names
+            return _Comparison(earlier, later, *names, missing or {}).drift()
     except (OSError, ValueError) as error:
         return Drift(skipped=(f"reference data cannot be read: {error}",))
 
@@ -131,6 +134,7 @@ class _Comparison:
     new: ReferenceFile
     old_names: Sequence[str]
     new_names: Sequence[str]
+    missing: Mapping[str, str]
 
     def drift(self) -> Drift:
         outputs: list[OutputDrift] = []
@@ -138,9 +142,12 @@ class _Comparison:
         # A later call of a model with state also depends on the calls before it.
         has_same_calls = True
         for name, entry in self.new.cases.items():
-            why = self._why_not(name)
             if entry["call"] == 0:
                 has_same_calls = True
+            if name in self.missing:
+                has_same_calls = False
+                continue
+            why = self._why_not(name)
             if why is None and not has_same_calls:
                 why = "the inputs of an earlier call differ"
             if why is None:
@@ -149,8 +156,9 @@ class _Comparison:
                 has_same_calls = False
                 skipped.append(f"{name}: {why}")
         for name in self.old.cases:
-            if name not in self.new.cases:
+            if name not in self.new.cases and name not in self.missing:
                 skipped.append(f"{name}: only the old release has this case")
+        skipped += [f"{name}: {why}" for name, why in self.missing.items()]
         return Drift(tuple(outputs), tuple(skipped))
 
     def _why_not(self, case: str) -> str | None:
@@ -309,6 +317,8 @@ def _relative(error: float, old: float, new: float) -> float:
 
 def _texts(case: str, output: str, old: str | None, new: str | None) -> OutputDrift:
     """Compare outputs that are no tensors, as Python writes them."""
+    if old is None and new is None:
+        return OutputDrift(case, output, why="neither release has its value")
     if old == new:
         return OutputDrift(case, output, 0.0, 0.0, 0, 1)
     try:

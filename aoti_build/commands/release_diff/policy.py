@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aoti_build.commands.release.changes import ChangeKind
+from aoti_build.commands.release_diff.drift import Drift
 from aoti_build.commands.release_diff.limits import (
     COUNTS,
     DRIFT,
@@ -79,17 +80,30 @@ def _add_size(found: _Found, limit: Limit, target: TargetDiff) -> None:
 
 
 def _add_drift(found: _Found, limit: Limit, target: TargetDiff) -> None:
+    """Add what the references and the packages say. The larger drift counts."""
     if target.drift is None:
         found.missing.append(f"{target.name}: {target.no_drift}")
+    else:
+        _add_outputs(found, limit, target.name, target.drift)
+    packages = target.packages
+    if packages is None:
         return
-    for output in target.drift.compared:
-        where = f"{target.name}, {output.case}, {output.output}"
+    name = f"{target.name}, packages"
+    if packages.drift is not None:
+        _add_outputs(found, limit, name, packages.drift)
+    else:
+        found.missing += [f"{name}: {clause}" for clause in packages.unknown]
+
+
+def _add_outputs(found: _Found, limit: Limit, name: str, drift: Drift) -> None:
+    for output in drift.compared:
+        where = f"{name}, {output.case}, {output.output}"
         if output.nonfinite:
             found.above.append(f"{where}: NaN or infinities are at other places")
         elif output.relative_rmse is not None and output.relative_rmse > limit.limit:
             found.above.append(f"{where}: a relative error of {output.relative_rmse:.3g}")
-    for clause in target.drift.unknown:
-        found.missing.append(f"{target.name}: {clause}")
+    for clause in drift.unknown:
+        found.missing.append(f"{name}: {clause}")
 
 
 def _add_speed(found: _Found, limit: Limit, target: TargetDiff) -> None:

@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aoti_build.artifact.reasons import Reason
-from aoti_build.commands.conclusion import Failure, code_of, concluding_error, head
+from aoti_build.commands.conclusion import (
+    Failure,
+    code_of,
+    concluding_error,
+    head,
+    of_total,
+    one_line,
+)
 from aoti_build.commands.json_values import json_list, json_or_none
 from aoti_build.commands.release.changes import ChangeKind, TargetChange
 from aoti_build.commands.release_diff.drift import Drift
 from aoti_build.commands.release_diff.limits import Judgement, Policy, Verdict
+from aoti_build.commands.release_diff.packages import PackageDrift
 from aoti_build.commands.release_diff.parts import NamedChange
 from aoti_build.commands.release_diff.side import Side
 from aoti_build.commands.release_diff.speed import Speed
@@ -29,8 +37,9 @@ class TargetDiff:
         old_size: the bytes of the old package, with weights that lie beside it. None if it was
             added.
         new_size: those of the new one. None if it was removed.
-        drift: of its outputs. None if nothing was compared.
+        drift: of the outputs in the reference data. None if nothing was compared.
         no_drift: why there is no drift.
+        packages: the drift of the packages' outputs. None if none were to be run.
         speed: ratios of latencies and of memory.
     """
 
@@ -40,6 +49,7 @@ class TargetDiff:
     new_size: int | None = None
     drift: Drift | None = None
     no_drift: str | None = None
+    packages: PackageDrift | None = None
     speed: Speed = field(default_factory=Speed)
 
     @property
@@ -68,6 +78,7 @@ class TargetDiff:
             "size": {"old": self.old_size, "new": self.new_size, "ratio": self.size},
             "drift": json_or_none(self.drift),
             "no_drift": self.no_drift,
+            "packages": json_or_none(self.packages),
             "speed": self.speed.as_json(),
         }
 
@@ -85,6 +96,7 @@ class ReleaseDiff:
         has_bills: whether both releases have a bill of materials that can be read.
         policy: what makes the task fail.
         judgements: the verdict on each limit of the policy.
+        has_run: the packages were to be called.
         written: files that the caller wrote.
     """
 
@@ -97,6 +109,7 @@ class ReleaseDiff:
     has_bills: bool = False
     policy: Policy = field(default_factory=Policy)
     judgements: tuple[Judgement, ...] = ()
+    has_run: bool = False
     written: tuple[str, ...] = ()
 
     @property
@@ -122,6 +135,13 @@ class ReleaseDiff:
                     f"only the record of {side.name} was read: outputs, speed and libraries are"
                     " not compared"
                 )
+        if self.has_run:
+            notes += [_signer_note(side) for side in (self.old, self.new)]
+        elif self.names(ChangeKind.CHANGED):
+            notes.append(
+                "no package was run: drift compares what eager mode returned for each release;"
+                " --run calls the packages"
+            )
         return tuple(notes)
 
     @property
@@ -130,7 +150,28 @@ class ReleaseDiff:
 
     @property
     def error(self) -> AotiBuildError | None:
-        """The error that ends the task: the limits that are exceeded; None without any."""
+        """The error that ends the task: packages that failed, else the limits that are exceeded;
+        None without any."""
+        return self._failed_run() or self._failed_limits()
+
+    def _failed_run(self) -> AotiBuildError | None:
+        errors = {}
+        for target in self.targets:
+            if target.packages is not None and target.packages.error is not None:
+                errors[target.name] = target.packages.error
+        if not errors:
+            return None
+        # With several, each has a log of its own.
+        log = next(iter(errors.values())).log if len(errors) == 1 else None
+        return concluding_error(
+            VerificationError,
+            f"packages of {of_total(len(errors), len(self.targets), 'target')} failed",
+            [Failure(name, one_line(error)) for name, error in errors.items()],
+            hint="`invoke verify --release DIR` says of one release which packages fail",
+            log=log,
+        )
+
+    def _failed_limits(self) -> AotiBuildError | None:
         failed = [found for found in self.judgements if self.policy.fails(found)]
         if not failed:
             return None
@@ -152,6 +193,7 @@ class ReleaseDiff:
             "old": _side_json(self.old),
             "new": _side_json(self.new),
             "size": _size_json(self.old.size, self.new.size),
+            "run": self.has_run,
             "targets": json_list(self.targets),
             "toolchain": json_list(self.toolchain),
             "libraries": json_list(self.libraries) if self.has_bills else None,
@@ -160,6 +202,12 @@ class ReleaseDiff:
             "strict": self.policy.strict,
             "notes": list(self.notes),
         }
+
+
+def _signer_note(side: Side) -> str:
+    if side.signer is None:
+        return f"{side.name}: no signature was verified, so nothing proves who made it"
+    return f"{side.name}: signed by {side.signer}"
 
 
 def _side_json(side: Side) -> JsonObject:
@@ -173,6 +221,7 @@ def _side_json(side: Side) -> JsonObject:
         "dirty": record.source.dirty,
         "created": record.created,
         "aoti_build": record.aoti_build,
+        "signer": side.signer,
     }
 
 

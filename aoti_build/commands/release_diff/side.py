@@ -1,7 +1,7 @@
 """One of the two releases that `release-diff` compares, and the files in it.
 
 No file is used whose sha256 is not the one in `release.json`. That shows damage, not who made the
-release. The signature is not verified here.
+release. The signature is not verified here, but by `opened` before packages are run.
 """
 
 from __future__ import annotations
@@ -52,13 +52,15 @@ class _Bill(msgspec.Struct, frozen=True):
 class Side:
     """A release. `name` is as the user gave it.
 
-    `directory` is None if only the `release.json` was named. Then no other file is read.
+    `directory` is None if only the `release.json` was named. Then no other file is read. `signer`
+    is the name of the trusted key whose signature was verified, and None if none was.
     """
 
     name: str
     record: ReleaseRecord
     sha256: str
     directory: Path | None
+    signer: str | None = None
 
     def file(self, path: str) -> Path | None:
         """A file of the release, after its digest was compared; None if the release has none.
