@@ -32,6 +32,8 @@ def release_verification_lines(report: ReleaseVerification) -> list[str]:
 
 
 def _signer_text(signer: Signer) -> str:
+    if signer.provider is not None:
+        return f"{signer.name}, for whom {signer.provider} vouched (keyless)"
     words = f"{signer.name} (sha256 {signer.fingerprint})"
     if signer.subject is not None:
         words += f", {signer.subject}"

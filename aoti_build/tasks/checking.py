@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from invoke import Context
@@ -31,6 +32,9 @@ def verify(
     cuda_graphs: bool = False,
     release: str = "",
     public_key: list[str] | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
+    trusted_root: str | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
     junit: str = "",
@@ -70,6 +74,9 @@ def verify(
             options = ReceiverOptions(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
+                identity=identity,
+                identity_provider=identity_provider,
+                trusted_root=trusted_root,
                 unsigned=unsigned,
                 min_version=min_version,
                 pattern=target,
@@ -79,7 +86,16 @@ def verify(
             )
             receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
             return
-        _refuse_without_release(public_key, min_version, unsigned)
+        _refuse_without_release(
+            {
+                "--public-key": public_key,
+                "--identity": identity,
+                "--identity-provider": identity_provider,
+                "--trusted-root": trusted_root,
+                "--min-version": min_version,
+                "--unsigned": unsigned,
+            }
+        )
         from aoti_build.commands.verify import command
         from aoti_build.report.verify_text import verify_lines
 
@@ -115,14 +131,10 @@ def _runtime(runtime: str, cuda_graphs: bool) -> str:
     return CUDA_GRAPHS
 
 
-def _refuse_without_release(
-    public_key: list[str] | None, min_version: str | None, unsigned: bool
-) -> None:
+def _refuse_without_release(given: Mapping[str, object]) -> None:
     from aoti_build.tasks.receiving import refuse_without_release
 
-    refuse_without_release(
-        {"--public-key": public_key, "--min-version": min_version, "--unsigned": unsigned}
-    )
+    refuse_without_release(given)
 
 
 @documented_task

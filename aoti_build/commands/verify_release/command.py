@@ -25,7 +25,8 @@ from aoti_build.artifact.signing.trust import (
     read_trusted_keys,
     system_trusted_keys,
 )
-from aoti_build.artifact.signing.verify import Signer
+from aoti_build.artifact.signing.verify import Signer, Trusted
+from aoti_build.commands.verify_release.identity import trusted_identity
 from aoti_build.commands.verify_release.options import ReceiverOptions
 from aoti_build.commands.verify_release.report import ReleaseVerification
 from aoti_build.common.digests import digest_bytes
@@ -67,7 +68,7 @@ def verify_release(
         ToolchainError: cryptography is not installed, or the host cannot run packages.
         Interrupted: Ctrl-C was pressed. Every worker has ended.
     """
-    trusted = _trusted_keys(options)
+    trusted = trusted_identity(options) or _trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():
         examined = _examine(bundle, trusted, options.min_version)
@@ -104,7 +105,8 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
         "no key says whose signature the release must have",
         cause=f"there is no --public-key, and no {SYSTEM_KEYS}",
         hint="name the public key of whoever signs releases with --public-key FILE; --unsigned"
-        " verifies no signature, and then nothing proves who made the release",
+        " verifies no signature, and then nothing proves who made the release; --identity NAME"
+        " --identity-provider URL require a keyless signature",
     )
 
 
@@ -128,7 +130,7 @@ def _require_names(keys: tuple[str, ...]) -> None:
         )
 
 
-def _examine(bundle: OpenBundle, trusted: TrustedKeys | None, min_version: str | None) -> _Examined:
+def _examine(bundle: OpenBundle, trusted: Trusted | None, min_version: str | None) -> _Examined:
     """Compare all files with the signature, and with each other. Nothing is loaded."""
     files: Mapping[str, str]
     if trusted is None:
