@@ -258,6 +258,7 @@ class FakeSigstore:
             "signingConfig": {
                 "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
                 "caUrls": [service],
+                "oidcUrls": [service],
                 "rekorTlogUrls": [service],
                 "rekorTlogConfig": {"selector": "ANY"},
             },
@@ -329,7 +330,14 @@ def running(place: Path) -> Iterator[FakeSigstore]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             answer = sigstore.change(self.path, sigstore.answer(self.path, token, request))
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self._send(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+        def do_GET(self) -> None:
+            # The reference tool asks for the provider, also if it has a token.
+            names = ("authorization_endpoint", "token_endpoint")
+            self._send(json.dumps(dict.fromkeys(names, sigstore.url)).encode())
+
+        def _send(self, content: bytes) -> None:
             self.send_response(sigstore.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
