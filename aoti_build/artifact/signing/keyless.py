@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from aoti_build.artifact.signing.bundle import KeylessMaterial
 from aoti_build.artifact.signing.dsse import PAYLOAD_TYPE, Envelope
-from aoti_build.artifact.signing.key_files import safe_file, unreadable
+from aoti_build.artifact.signing.key_files import read_key_file, safe_file, unreadable
 from aoti_build.artifact.signing.library import require_sigstore
 from aoti_build.artifact.signing.public_keys import PublicKey, public_key_of
 from aoti_build.artifact.signing.refusals import (
@@ -199,6 +199,7 @@ def _verifier(trusted_root: Path | None, release: Path | None) -> Verifier:
     try:
         if trusted_root is not None:
             require_outside(trusted_root, release)
+            read_key_file(trusted_root)
             path = safe_file(trusted_root)
         return Verifier(trusted_root=TrustedRoot.from_file(str(path)))
     except OSError as error:

@@ -21,7 +21,7 @@ from aoti_build.artifact.signing.refusals import KeyFileError
 from aoti_build.artifact.signing.sign import statement_about
 from aoti_build.artifact.signing.verify import verify_signature
 from aoti_build.common.digests import canonical_json
-from aoti_build.errors import NetworkError, UsageError
+from aoti_build.errors import NetworkError, SignatureError, UsageError
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -34,6 +34,7 @@ _TOKEN = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 # https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md.
 _PROVIDER = "1.3.6.1.4.1.57264.1.1"
 _REFUSED = range(400, 500)
+_LATER = "run the task again later, or sign with a key"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class KeylessSigner:
         Raises:
             UnfitFiles: as `sign.sign`.
             UsageError: there is no token, or it is refused.
-            NetworkError: a service of Sigstore cannot be reached, or fails.
-            SignatureError: what the services returned is no valid signature.
+            NetworkError: a service of Sigstore cannot be reached, fails, or returns no valid
+                signature.
         """
         payload = statement_about(directory, self.token_file, "identity token")
         token = self._token()
@@ -188,7 +189,14 @@ def _verified(content: bytes, certificate: Certificate, config: ClientTrustConfi
 
     identity, provider = _names_in(certificate)
     verifier = Verifier(trusted_root=config.trusted_root)
-    verify_signature(content, TrustedIdentity(identity, provider, verifier))
+    try:
+        verify_signature(content, TrustedIdentity(identity, provider, verifier))
+    except SignatureError as error:
+        raise NetworkError(
+            "what Sigstore returned is no valid signature",
+            cause=f"{error.message}: {error.cause}",
+            hint=_LATER,
+        ) from error
     return Signed(content, identity, provider)
 
 
@@ -228,15 +236,10 @@ def _failures() -> Iterator[None]:
         raise
     except ExpiredIdentity as error:
         raise UsageError("the identity token has expired", hint="get a new one") from error
-    # An answer that is not the expected JSON gives a LookupError or a ValueError.
-    except (
-        RequestException,
-        FulcioClientError,
-        RekorClientError,
-        Error,
-        LookupError,
-        ValueError,
-    ) as error:
+    except (RequestException, FulcioClientError, RekorClientError, Error, OSError) as error:
+        raise _failure(error) from error
+    # The clients take an answer for the JSON that they expect.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise _failure(error) from error
 
 
@@ -254,5 +257,5 @@ def _failure(error: Exception) -> UsageError | NetworkError:
     return NetworkError(
         "Sigstore did not sign the release",
         cause=cause,
-        hint="run the task again later, or sign with a key",
+        hint=_LATER,
     )
