@@ -94,6 +94,7 @@ def refused(
     assert part in str(caught.value)
     assert caught.value.exit_code == 4
     assert caught.value.hint
+    assert len(str(caught.value)) < 1000
     return caught.value
 
 

@@ -44,6 +44,7 @@ _NEWER_ROOT = (
     " sigstore, or --trusted-root FILE"
 )
 _MOST_LINES = 3
+_MOST_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def require_signed_by(
     Raises:
         MalformedSignature: the library does not read the same from the file.
         UnsupportedSignature: the key has an algorithm that is not accepted.
-        UntrustedCertificate: the certificate leads to no authority in the trusted root.
+        UntrustedCertificate: no authority in the trusted root issued the certificate, or it was
+            not valid at the time in the log.
         UnknownIdentity: another identity signed, or another provider vouched for it.
         BadSignature: the signature is not valid, or a log does not have it.
     """
@@ -154,16 +156,39 @@ def _parsed(text: bytes) -> Bundle:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Raise what the library raises for a signature that it refuses as an error of ours.
+    """Raise what the library raises for a signature that it refuses as an error of ours."""
+    from sigstore.errors import CertValidationError
+    from sigstore.models import InvalidBundle
+
+    try:
+        yield
+    except InvalidBundle as error:
+        raise _malformed(first_lines(error)) from error
+    except CertValidationError as error:
+        raise UntrustedCertificate(
+            "no authority in the trusted root issued the signer's certificate for that time",
+            cause=first_lines(error),
+            hint=f"{ASK_SENDER}; {_NEWER_ROOT}",
+        ) from error
+    except _errors_of_content() as error:
+        raise BadSignature(
+            "the keyless signature is not valid",
+            cause=first_lines(error),
+            hint=f"{ASK_SENDER}; {_NEWER_ROOT}",
+        ) from error
+
+
+def _errors_of_content() -> tuple[type[Exception], ...]:
+    """What the library raises for the content of a signature file.
 
     It takes some fields for what they should be, so that hostile content leads to other exceptions
     than its own.
     """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from sigstore.errors import CertValidationError, Error
-    from sigstore.models import InvalidBundle
+    from sigstore.errors import Error
 
+    of_python = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
     of_cryptography = (
         UnsupportedAlgorithm,
         x509.DuplicateExtension,
@@ -171,23 +196,7 @@ def _refusals() -> Iterator[None]:
         x509.InvalidVersion,
         x509.UnsupportedGeneralNameType,
     )
-    of_python = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
-    try:
-        yield
-    except InvalidBundle as error:
-        raise _malformed(first_lines(error)) from error
-    except CertValidationError as error:
-        raise UntrustedCertificate(
-            "the certificate of the signer leads to no authority in the trusted root",
-            cause=first_lines(error),
-            hint=f"{ASK_SENDER}; {_NEWER_ROOT}",
-        ) from error
-    except (Error, *of_cryptography, *of_python) as error:
-        raise BadSignature(
-            "the keyless signature is not valid",
-            cause=first_lines(error),
-            hint=f"{ASK_SENDER}; {_NEWER_ROOT}",
-        ) from error
+    return (Error, *of_cryptography, *of_python)
 
 
 def _verifier(trusted_root: Path | None, release: Path | None) -> Verifier:
@@ -227,7 +236,8 @@ def _shipped_root() -> Path:
 
 def first_lines(error: BaseException) -> str:
     """The beginning of an error's text. Some libraries quote the whole input."""
-    return "\n".join(str(error).splitlines()[:_MOST_LINES]) or type(error).__name__
+    text = "\n".join(str(error).splitlines()[:_MOST_LINES])
+    return text[:_MOST_CHARACTERS] or type(error).__name__
 
 
 def _malformed(cause: str) -> MalformedSignature:
