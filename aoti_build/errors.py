@@ -231,7 +231,7 @@ class DirectoryError(ToolchainError):
 
 
 class NetworkError(ToolchainError):
-    """A registry cannot be reached, or fails again and again. The same command may work later."""
+    """A registry or Sigstore cannot be reached, or fails. The same command may work later."""
 
     kind = "network"
 

@@ -28,6 +28,8 @@ def received_lines(release: ReceivedRelease) -> list[str]:
 
 
 def _signer_text(signer: Signer) -> str:
+    if signer.provider is not None:
+        return f"{signer.name}, for whom {signer.provider} vouched (keyless)"
     words = f"{signer.name} (sha256 {signer.fingerprint})"
     if signer.subject is not None:
         words += f", {signer.subject}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from invoke import Context
@@ -32,6 +33,9 @@ def verify(
     release: str | None = None,
     public_key: list[str] | None = None,
     revoked: str | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
+    trusted_root: str | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
     junit: str = "",
@@ -72,6 +76,9 @@ def verify(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
+                identity=identity,
+                identity_provider=identity_provider,
+                trusted_root=trusted_root,
                 unsigned=unsigned,
                 min_version=min_version,
                 pattern=target,
@@ -81,7 +88,17 @@ def verify(
             )
             receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
             return
-        _refuse_without_release(public_key, revoked, min_version, unsigned)
+        _refuse_without_release(
+            {
+                "--public-key": public_key,
+                "--revoked": revoked,
+                "--identity": identity,
+                "--identity-provider": identity_provider,
+                "--trusted-root": trusted_root,
+                "--min-version": min_version,
+                "--unsigned": unsigned,
+            }
+        )
         from aoti_build.commands.verify import command
         from aoti_build.report.verify_text import verify_lines
 
@@ -117,19 +134,10 @@ def _runtime(runtime: str, cuda_graphs: bool) -> str:
     return CUDA_GRAPHS
 
 
-def _refuse_without_release(
-    public_key: list[str] | None, revoked: str | None, min_version: str | None, unsigned: bool
-) -> None:
+def _refuse_without_release(given: Mapping[str, object]) -> None:
     from aoti_build.tasks.receiving import refuse_without_release
 
-    refuse_without_release(
-        {
-            "--public-key": public_key,
-            "--revoked": revoked,
-            "--min-version": min_version,
-            "--unsigned": unsigned,
-        }
-    )
+    refuse_without_release(given)
 
 
 @documented_task
@@ -147,6 +155,9 @@ def run(
     release: str | None = None,
     public_key: list[str] | None = None,
     revoked: str | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
+    trusted_root: str | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
     json: bool = False,
@@ -177,6 +188,9 @@ def run(
                 directory=receiving.require_directory(release),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
+                identity=identity,
+                identity_provider=identity_provider,
+                trusted_root=trusted_root,
                 unsigned=unsigned,
                 min_version=min_version,
                 pattern=target,
@@ -192,7 +206,17 @@ def run(
                 quiet=quiet,
             )
             return
-        _refuse_without_release(public_key, revoked, min_version, unsigned)
+        _refuse_without_release(
+            {
+                "--public-key": public_key,
+                "--revoked": revoked,
+                "--identity": identity,
+                "--identity-provider": identity_provider,
+                "--trusted-root": trusted_root,
+                "--min-version": min_version,
+                "--unsigned": unsigned,
+            }
+        )
         from aoti_build.commands.run.command import run as command
         from aoti_build.report.run_text import run_lines
 

@@ -100,6 +100,15 @@ _HELP: Mapping[str, str] = {
         "Refuse signatures by the keys whose fingerprints this file lists, one a line. A file"
         " `revoked` in a directory of keys counts as well."
     ),
+    "identity": (
+        "Require a keyless signature of the release by this identity: the whole name in its"
+        " certificate, such as an address of e-mail or the URI of a CI job."
+    ),
+    "identity-provider": "The URL of the provider that must have vouched for the identity.",
+    "trusted-root": (
+        "The file with the keys of a Sigstore instance. Default: those of the public instance, from"
+        " the installed package sigstore."
+    ),
     "min-version": "Refuse a release that is older than this version.",
     "unsigned": "Use a release without its signature. Nothing then proves who made it.",
     "junit": "Write the result as JUnit XML to this file, for CI.",
@@ -176,6 +185,15 @@ _HELP: Mapping[str, str] = {
     "sign-certificates": (
         "Sign with these PEM files of certificates, separated by commas. The first begins with that"
         " of the key."
+    ),
+    "sign-sigstore": (
+        "Sign the bundle without a key: by the identity token of this CI service, with Sigstore."
+        " The identity and the signature become public for ever."
+    ),
+    "identity-token-file": "Take the identity token from this file, which only you can read.",
+    "trust-config": (
+        "Sign with the Sigstore instance of this client trust configuration. Default: the public"
+        " instance."
     ),
     "previous": (
         "The release before this one: its directory, or its release.json. The notes say what"

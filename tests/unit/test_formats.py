@@ -648,7 +648,8 @@ def _status(project: Project, manifest: Manifest) -> StatusReport:
 def _received_releases(two: Project, manifest: Manifest) -> Iterator[ReceivedRelease]:
     record = _release_record(two, manifest)
     signer = Signer("certificate", "root.pem", "ab" * 32, "CN=us", datetime(2026, 1, 2))
-    for who in (signer, Signer("key", "signer.pem", "ab" * 32), None):
+    keyless = Signer("sigstore", "me@us.example", "ab" * 32, provider="https://us.example")
+    for who in (signer, Signer("key", "signer.pem", "ab" * 32), keyless, None):
         yield ReceivedRelease("out", record, "cd" * 32, 12, who)
 
 

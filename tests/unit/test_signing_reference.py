@@ -6,6 +6,7 @@ its own. No model is compiled here.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from fake_sigstore import IDENTITY, PROVIDER, running, token_of
 from signers import (
     FILES,
     Holder,
@@ -26,6 +28,8 @@ from signers import (
 
 from aoti_build.artifact.signing import refusals
 from aoti_build.artifact.signing.compare import compare_directory
+from aoti_build.artifact.signing.keyless import read_trusted_identity
+from aoti_build.artifact.signing.keyless_signing import KeylessSigner
 from aoti_build.artifact.signing.private_keys import read_signing_key
 from aoti_build.artifact.signing.sign import sign, write_signature
 from aoti_build.artifact.signing.trust import read_trusted_keys
@@ -180,3 +184,28 @@ def years() -> dict[str, Any]:
 
 def other_root(place: Path) -> Path:
     return write_pem(place / "other.pem", certify(Holder("root"), authority=True, **years()).pem())
+
+
+# The library leaves the closing of its connections to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(
+    importlib.util.find_spec("sigstore") is None, reason="sigstore is not installed here"
+)
+def test_keyless_signatures_are_accepted_in_both_directions(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    release = write_files(tmp_path / "release", WITHOUT_GIT)
+    signature = release / "model.sig"
+    token = tmp_path / "token"
+    token.write_text(token_of())
+    token.chmod(0o600)
+    names = ("--identity", IDENTITY, "--identity_provider", PROVIDER)
+    with running(tmp_path) as sigstore:
+        ours = KeylessSigner(token, sigstore.trust_config).sign(release)
+        config = ("--signature", signature, "--trust_config", sigstore.trust_config)
+        write_signature(ours.content, release)
+        assert reference("verify", "sigstore", release, *config, *names).startswith("0 ")
+        words = (*config, "--identity_token", token_of())
+        assert reference("sign", "sigstore", release, *words).startswith("0 ")
+    assert signature.read_bytes() != ours.content
+    trusted = read_trusted_identity(IDENTITY, PROVIDER, trusted_root=sigstore.trusted_root)
+    compare_directory(verify_signature(read_signature(release), trusted), release)

@@ -1,11 +1,13 @@
 """Published test vectors of OpenSSF Model Signing, from a checkout of its conformance suite.
 
 AOTI_BUILD_OMS_VECTORS names the checkout of https://github.com/sampras343/model-signing-conformance.
-Its cases are not part of this repository.
+Its cases are not part of this repository. Those of keyless signatures were made with the public
+instance of Sigstore, and are verified without a network. They need the extra ``sigstore``.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -15,18 +17,23 @@ from typing import Any
 import pytest
 
 from aoti_build.artifact.signing.compare import compare_directory
+from aoti_build.artifact.signing.keyless import read_trusted_identity
 from aoti_build.artifact.signing.trust import read_trusted_keys
-from aoti_build.artifact.signing.verify import SignedListing, read_signature, verify_signature
+from aoti_build.artifact.signing.verify import (
+    SignedListing,
+    Trusted,
+    read_signature,
+    verify_signature,
+)
 from aoti_build.errors import SignatureError
 
 CHECKOUT = os.environ.get("AOTI_BUILD_OMS_VECTORS")
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="AOTI_BUILD_OMS_VECTORS names no checkout")
 SUITE = Path(CHECKOUT or "/nonexistent", "test")
 DEFAULT_KEY = "keys/certificate/signing-key-pub.pem"
-# Accepted by the suite and refused here: keyless signatures, the layout of v0.2, and the name "."
-# of a model that is one file, as tools before 1.0.1 wrote it.
+# Accepted by the suite and refused here: the layout of v0.2, and the name "." of a model that is
+# one file, as tools before 1.0.1 wrote it.
 REFUSED_HERE = (
-    "sigstore",
     "v0.2.0",
     "historical-v0.3.1-elliptic-key",
     "historical-v1.0.0-elliptic-key",
@@ -44,7 +51,15 @@ def name_of(case: Path) -> str:
 
 
 def listing_of(case: Path, config: Any, place: Path) -> SignedListing:
-    options = config["verify"]
+    content = read_signature(case, signature_name="bundle.sig")
+    return verify_signature(content, trusted_by(config["verify"], place))
+
+
+def trusted_by(options: Any, place: Path) -> Trusted:
+    if "identity" in options:
+        if importlib.util.find_spec("sigstore") is None:
+            pytest.skip("sigstore is not installed: pip install 'aoti_build[sigstore]'")
+        return read_trusted_identity(options["identity"], options["identity_provider"])
     keys = []
     for name in options.get("cert_chain") or [options.get("public_key", DEFAULT_KEY)]:
         source = SUITE / "assets" / name
@@ -53,8 +68,7 @@ def listing_of(case: Path, config: Any, place: Path) -> SignedListing:
         shutil.copyfile(source if source.exists() else SUITE / "assets" / DEFAULT_KEY, copy)
         copy.chmod(0o644)
         keys.append(copy)
-    content = read_signature(case, signature_name="bundle.sig")
-    return verify_signature(content, read_trusted_keys(keys))
+    return read_trusted_keys(keys)
 
 
 def model_of(case: Path, config: Any, place: Path) -> Path:

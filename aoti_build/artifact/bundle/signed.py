@@ -18,8 +18,12 @@ from aoti_build.artifact.bundle.versions import read_version
 from aoti_build.artifact.damage import manifest_damage
 from aoti_build.artifact.manifest import MANIFEST, MODEL, Manifest, parse_record
 from aoti_build.artifact.signing.refusals import ASK_SENDER, ListingMismatch
-from aoti_build.artifact.signing.trust import TrustedKeys
-from aoti_build.artifact.signing.verify import SignedListing, read_signature, verify_signature
+from aoti_build.artifact.signing.verify import (
+    SignedListing,
+    Trusted,
+    read_signature,
+    verify_signature,
+)
 from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import ArtifactError, SignatureError, UsageError
 
@@ -34,7 +38,7 @@ class ContradictoryRelease(SignatureError):
 
 @dataclass(frozen=True)
 class SignedBundle:
-    """A bundle, what a trusted key signed of it, and its record."""
+    """A bundle, what a trusted key or identity signed of it, and its record."""
 
     bundle: OpenBundle
     listing: SignedListing
@@ -96,7 +100,7 @@ def parse_manifest_of(target: str, content: bytes, where: str) -> Manifest:
 @contextlib.contextmanager
 def open_signed(
     path: Path,
-    trusted: TrustedKeys,
+    trusted: Trusted,
     min_version: str | None = None,
 ) -> Iterator[SignedBundle]:
     """Open a bundle, verify its signature, and read its record.
@@ -115,7 +119,7 @@ def open_signed(
 
 
 def signed_bundle(
-    bundle: OpenBundle, trusted: TrustedKeys, min_version: str | None = None
+    bundle: OpenBundle, trusted: Trusted, min_version: str | None = None
 ) -> SignedBundle:
     """What `open_signed` gives, for a bundle that is open."""
     if min_version is not None:

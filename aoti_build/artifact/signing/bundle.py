@@ -1,4 +1,4 @@
-"""The signature file: a Sigstore bundle v0.3 as JSON, with the kinds `key` and `certificate`.
+"""The signature file: a Sigstore bundle v0.3 as JSON. Its kinds are key, certificate and sigstore.
 
 Which fields it has is section 4 of https://github.com/ossf/model-signing-spec with its schemas.
 """
@@ -9,11 +9,7 @@ from typing import NamedTuple
 
 from aoti_build.artifact.signing import base64_text, dsse, shape
 from aoti_build.artifact.signing.dsse import Envelope
-from aoti_build.artifact.signing.refusals import (
-    ASK_SENDER,
-    MalformedSignature,
-    UnsupportedSignature,
-)
+from aoti_build.artifact.signing.refusals import ASK_SENDER, MalformedSignature
 from aoti_build.common import fields
 from aoti_build.common.digests import canonical_json
 from aoti_build.common.json_object import JsonObject
@@ -41,10 +37,19 @@ class ChainMaterial(NamedTuple):
     certificates: tuple[bytes, ...]
 
 
+class KeylessMaterial(NamedTuple):
+    """A keyless signature, which `keyless` verifies. `text` is the signature file as it was read.
+
+    It is canonical JSON, so that another parser cannot read anything else.
+    """
+
+    text: bytes
+
+
 class Bundle(NamedTuple):
     """A parsed signature file. Nothing of it is verified."""
 
-    material: KeyMaterial | ChainMaterial
+    material: KeyMaterial | ChainMaterial | KeylessMaterial
     envelope: Envelope
 
 
@@ -53,12 +58,14 @@ _CERTIFICATE = fields.table({"rawBytes": shape.long_text})
 _CERTIFICATES = fields.table(
     {"certificates": fields.list_of(_CERTIFICATE, least=1, most=_MOST_CERTIFICATES)}
 )
-# Entries of logs and timestamps belong to keyless signatures. Nothing here relies on them.
+# Entries of logs and timestamps belong to keyless signatures, whose library checks them. Nothing
+# else relies on them.
 _MATERIAL = fields.table(
     {},
     {
         _KEY: _PUBLIC_KEY,
         _CHAIN: _CERTIFICATES,
+        _KEYLESS: _CERTIFICATE,
         "tlogEntries": fields.list_of(fields.anything),
         "timestampVerificationData": fields.table({}),
     },
@@ -72,31 +79,26 @@ _SHAPE = shape.closed(
 )
 
 
-def bundle_as_bytes(bundle: Bundle) -> bytes:
+def bundle_as_bytes(material: KeyMaterial | ChainMaterial, envelope: Envelope) -> bytes:
     """The signature file: canonical JSON on one line, without fields that nothing relies on."""
     return canonical_json(
         {
             "mediaType": MEDIA_TYPE,
-            "verificationMaterial": _material_as_json(bundle.material),
-            "dsseEnvelope": dsse.envelope_as_json(bundle.envelope),
+            "verificationMaterial": _material_as_json(material),
+            "dsseEnvelope": dsse.envelope_as_json(envelope),
         }
     )
 
 
 def read_bundle(content: bytes) -> Bundle:
-    """Parse a signature file.
-
-    Raises:
-        MalformedSignature: it is not in the format.
-        UnsupportedSignature: it is a keyless signature.
-    """
+    """Parse a signature file. Raises `MalformedSignature` if it is not in the format."""
     if not content:
         raise MalformedSignature("the signature file is empty", hint=ASK_SENDER)
     if len(content) > SIGNATURE_LIMIT:
         raise MalformedSignature("the signature file is too large", hint=ASK_SENDER)
     document = shape.document_in(content, _SHAPE, _WHAT)
     return Bundle(
-        material=_read_material(document["verificationMaterial"]),
+        material=_read_material(document),
         envelope=dsse.read_envelope(document["dsseEnvelope"]),
     )
 
@@ -108,18 +110,17 @@ def _material_as_json(material: KeyMaterial | ChainMaterial) -> JsonObject:
     return {_CHAIN: {"certificates": certificates}}
 
 
-def _read_material(document: JsonObject) -> KeyMaterial | ChainMaterial:
-    kinds = [kind for kind in (_KEY, _CHAIN, _KEYLESS) if kind in document]
+def _read_material(document: JsonObject) -> KeyMaterial | ChainMaterial | KeylessMaterial:
+    """The signer in a signature file that has `_SHAPE`."""
+    material = document["verificationMaterial"]
+    kinds = [kind for kind in (_KEY, _CHAIN, _KEYLESS) if kind in material]
     if kinds == [_KEY]:
-        return _read_key(document[_KEY])
+        return _read_key(material[_KEY])
     if kinds == [_CHAIN]:
-        texts = [entry["rawBytes"] for entry in document[_CHAIN]["certificates"]]
+        texts = [entry["rawBytes"] for entry in material[_CHAIN]["certificates"]]
         return ChainMaterial(tuple(shape.decoded("rawBytes", text) for text in texts))
     if kinds == [_KEYLESS]:
-        raise UnsupportedSignature(
-            "this is a keyless Sigstore signature, which needs Sigstore's services to be judged",
-            hint="use model_signing verify sigstore, or sign the release with a key",
-        )
+        return KeylessMaterial(canonical_json(document))
     raise MalformedSignature(
         f"{_WHAT} is malformed",
         cause=f"it has {len(kinds)} kinds of signers, and exactly one is accepted",

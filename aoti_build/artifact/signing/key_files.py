@@ -38,6 +38,26 @@ def read_key_file(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
+def read_secret_file(path: Path, what: str) -> bytes:
+    """The content of a file that only its owner can read. `what` names it in messages.
+
+    Raises `KeyFileError` for any other file, and as `read_key_file`.
+    """
+    try:
+        status = safe_file(path).stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise KeyFileError(
+            f"others can read the {what}",
+            where=str(path),
+            cause=f"its mode is {mode:04o}",
+            hint=f"chmod 600 {path}; make a new one if it was readable for long",
+        )
+    return read_key_file(path)
+
+
 def safe_file(path: Path) -> Path:
     """The path without links of a file that only this user and root could have written.
 

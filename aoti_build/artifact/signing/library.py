@@ -1,4 +1,4 @@
-"""The library that computes signatures, which the extra ``sign`` installs."""
+"""The libraries that compute signatures, which the extras ``sign`` and ``sigstore`` install."""
 
 from __future__ import annotations
 
@@ -15,4 +15,17 @@ def require_cryptography() -> None:
             "signatures need the package cryptography",
             cause=str(error),
             hint="pip install 'aoti_build[sign]'",
+        ) from error
+
+
+def require_sigstore() -> None:
+    """Raise `ToolchainError` if sigstore is not installed or cannot be imported."""
+    try:
+        import sigstore.sign
+        import sigstore.verify  # noqa: F401 - with all that it is built on
+    except ImportError as error:
+        raise ToolchainError(
+            "keyless signatures need the package sigstore",
+            cause=str(error),
+            hint="pip install 'aoti_build[sigstore]'",
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,12 +11,7 @@ from typing import TYPE_CHECKING
 
 from aoti_build.artifact.signing import certificates as certificate_rules
 from aoti_build.artifact.signing.bundle import ChainMaterial, KeyMaterial
-from aoti_build.artifact.signing.key_files import (
-    pem_blocks,
-    read_key_file,
-    safe_file,
-    unreadable,
-)
+from aoti_build.artifact.signing.key_files import pem_blocks, read_secret_file
 from aoti_build.artifact.signing.library import require_cryptography
 from aoti_build.artifact.signing.public_keys import ACCEPTED, PublicKey, ecdsa, public_key_of
 from aoti_build.artifact.signing.refusals import KeyFileError
@@ -83,7 +77,8 @@ def read_signing_key(
         ToolchainError: cryptography is not installed.
     """
     require_cryptography()
-    secret = _load_secret(path, _read_private(path), _passphrase(passphrase_variable))
+    content = read_secret_file(path, "private key")
+    secret = _load_secret(path, content, _passphrase(passphrase_variable))
     try:
         public = public_key_of(secret.public_key(), path.name)
     except SignatureError as error:
@@ -98,23 +93,6 @@ def read_signing_key(
         chain = certificate_rules.read_chain(certificates)
         certificate_rules.require_usable(chain, public, now)
     return SigningKey(path.absolute(), public, chain, secret)
-
-
-def _read_private(path: Path) -> bytes:
-    """The content of a private key file. Raises `KeyFileError` if others can read it."""
-    try:
-        status = safe_file(path).stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise KeyFileError(
-            "others can read the private key",
-            where=str(path),
-            cause=f"its mode is {mode:04o}",
-            hint=f"chmod 600 {path}; make a new key if it was readable for long",
-        )
-    return read_key_file(path)
 
 
 def _passphrase(variable: str | None) -> bytes | None:

@@ -33,6 +33,10 @@ class UnknownKey(SignatureError):
     """No trusted key made the signature."""
 
 
+class UnknownIdentity(SignatureError):
+    """The required identity did not make the signature."""
+
+
 class UntrustedCertificate(SignatureError):
     """The certificate leads to no trusted one, or may not be used to sign."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoti_build.artifact.signing.bundle import Bundle, bundle_as_bytes
+from aoti_build.artifact.signing.bundle import bundle_as_bytes
 from aoti_build.artifact.signing.dsse import Envelope, signed_bytes
 from aoti_build.artifact.signing.files import Contents, contents_of, digests_of
 from aoti_build.artifact.signing.names import SIGNATURE_NAME, name_fault
@@ -23,13 +23,28 @@ def sign(directory: Path, key: SigningKey, *, signature_name: str = SIGNATURE_NA
         UnfitFiles: there is no file, or a link, a special file, an odd name, an empty directory,
             or the private key.
     """
+    payload = statement_about(directory, key.path, "private key", signature_name=signature_name)
+    signature = key.sign(signed_bytes(payload))
+    return bundle_as_bytes(key.material, Envelope(payload, signature))
+
+
+def statement_about(
+    directory: Path,
+    secret: Path | None,
+    what: str,
+    *,
+    signature_name: str = SIGNATURE_NAME,
+) -> bytes:
+    """What a signature of a directory signs. Raises `UnfitFiles` as `sign`.
+
+    `secret` is a file that may not be in the directory, and `what` names it in messages.
+    """
     contents = contents_of(directory, signature_name)
     _require_signable(directory, contents, signature_name)
-    _require_no_secret(directory, key)
+    if secret is not None:
+        _require_no_secret(directory, secret, what)
     files = digests_of(directory, contents.files)
-    payload = statement_of(_name_of(directory), files, signature_name)
-    signature = key.sign(signed_bytes(payload))
-    return bundle_as_bytes(Bundle(key.material, Envelope(payload, signature)))
+    return statement_of(_name_of(directory), files, signature_name)
 
 
 def write_signature(
@@ -78,10 +93,10 @@ def _require_signable(directory: Path, contents: Contents, signature_name: str) 
         )
 
 
-def _require_no_secret(directory: Path, key: SigningKey) -> None:
-    if key.path.resolve().is_relative_to(directory.resolve()):
+def _require_no_secret(directory: Path, secret: Path, what: str) -> None:
+    if secret.resolve().is_relative_to(directory.resolve()):
         raise UnfitFiles(
-            "the private key is in the directory that it would sign",
-            where=str(key.path),
-            hint="move it out; make a new key if the directory was published",
+            f"the {what} is in the directory that it would sign",
+            where=str(secret),
+            hint="move it out; make a new one if the directory was published",
         )

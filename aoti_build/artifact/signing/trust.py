@@ -60,7 +60,7 @@ def read_trusted_keys(
     files: list[Path] = []
     lists = [revoked] if revoked else []
     for path in paths:
-        _require_outside(path, release)
+        require_outside(path, release)
         if path.is_dir():
             _add_directory(path, files, lists)
         else:
@@ -68,7 +68,7 @@ def read_trusted_keys(
     keys: list[PublicKey] = []
     certificates: list[TrustedCertificate] = []
     for file in files:
-        _require_outside(file, release)
+        require_outside(file, release)
         _add_file(file, keys, certificates)
     if not keys and not certificates:
         raise KeyFileError(
@@ -78,7 +78,7 @@ def read_trusted_keys(
         )
     fingerprints: set[str] = set()
     for file in lists:
-        _require_outside(file, release)
+        require_outside(file, release)
         fingerprints |= _fingerprints_in(file)
     return TrustedKeys(tuple(keys), tuple(certificates), frozenset(fingerprints))
 
@@ -151,7 +151,7 @@ def _add_directory(directory: Path, files: list[Path], lists: list[Path]) -> Non
             )
 
 
-def _require_outside(file: Path, release: Path | None) -> None:
+def require_outside(file: Path, release: Path | None) -> None:
     """Raise `KeyFileError` for a file of the release itself."""
     if release is None:
         return

@@ -27,7 +27,8 @@ from aoti_build.artifact.signing.trust import (
     revoked_file,
     system_trusted_keys,
 )
-from aoti_build.artifact.signing.verify import Signer
+from aoti_build.artifact.signing.verify import Signer, Trusted
+from aoti_build.commands.received.identity import trusted_identity
 from aoti_build.commands.received.options import ReceiverOptions
 from aoti_build.commands.received.release import ReceivedRelease
 from aoti_build.common.digests import digest_bytes
@@ -81,7 +82,7 @@ def examined_bundle(options: ReceiverOptions) -> Iterator[ExaminedBundle]:
         ToolchainError: cryptography is not installed.
     """
     _refuse_archive(options.directory)
-    trusted = _trusted_keys(options)
+    trusted = trusted_identity(options) or _trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():
         yield _examined(bundle, trusted, options)
@@ -111,7 +112,8 @@ def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
         "no key says whose signature the release must have",
         cause=f"there is no --public-key, and no {SYSTEM_KEYS}",
         hint="name the public key of whoever signs releases with --public-key FILE; --unsigned"
-        " verifies no signature, and then nothing proves who made the release",
+        " verifies no signature, and then nothing proves who made the release; --identity NAME"
+        " --identity-provider URL require a keyless signature",
     )
 
 
@@ -141,7 +143,7 @@ def _require_names(keys: tuple[str, ...]) -> None:
 
 
 def _examined(
-    bundle: OpenBundle, trusted: TrustedKeys | None, options: ReceiverOptions
+    bundle: OpenBundle, trusted: Trusted | None, options: ReceiverOptions
 ) -> ExaminedBundle:
     """Compare all files with the signature, and with each other. Nothing is loaded."""
     files: Mapping[str, str]

@@ -16,6 +16,9 @@ class ReceiverOptions:
             trusts on this host.
         revoked: a file with fingerprints of keys that are not trusted any more. None for no file
             besides those in directories of keys.
+        identity: who must have signed without a key. None for a signature by a key.
+        identity_provider: the URL of who must have vouched for that identity.
+        trusted_root: the file with the keys of a Sigstore instance. None for the public instance.
         unsigned: verify no signature.
         min_version: the oldest version that is accepted. None for any.
         pattern: globs of targets whose packages are run. Empty for all.
@@ -24,6 +27,9 @@ class ReceiverOptions:
     directory: Path
     keys: tuple[str, ...] = ()
     revoked: str | None = None
+    identity: str | None = None
+    identity_provider: str | None = None
+    trusted_root: str | None = None
     unsigned: bool = False
     min_version: str | None = None
     pattern: str = ""

@@ -55,4 +55,5 @@ def _signer_json(signer: Signer) -> JsonObject:
         "fingerprint": signer.fingerprint,
         "subject": signer.subject,
         "valid_until": signer.valid_until.isoformat() if signer.valid_until else None,
+        "provider": signer.provider,
     }

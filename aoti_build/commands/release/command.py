@@ -34,7 +34,7 @@ from aoti_build.commands.release.checks import (
     read_previous,
     require_newer,
 )
-from aoti_build.commands.release.parts import Gate, Page, bench_gate, signer
+from aoti_build.commands.release.parts import Gate, Page, bench_gate, keyless_signer, signer
 from aoti_build.commands.release.push import OnLine, push, push_target, require_access
 from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
 from aoti_build.commands.release.target import ReleasedArtifact
@@ -65,6 +65,9 @@ class ReleaseOptions:
         sign: the file of a private key.
         passphrase: the environment variable with the passphrase of that key.
         certificates: PEM files, the first with the signer's certificate.
+        sign_sigstore: sign with Sigstore, without a key.
+        token_file: the file with the identity token for that.
+        trust_config: the file with the configuration of a Sigstore instance.
         previous: the bundle of the release before, or its `release.json`.
         allow_dirty: release also what no commit has.
         archive: a file that ends in ``.tar.zst`` or ``.tar.gz``.
@@ -79,6 +82,9 @@ class ReleaseOptions:
     sign: str = ""
     passphrase: str = ""
     certificates: tuple[str, ...] = ()
+    sign_sigstore: bool = False
+    token_file: str = ""
+    trust_config: str = ""
     previous: str = ""
     allow_dirty: bool = False
     archive: str = ""
@@ -123,7 +129,7 @@ def release(
     """
     # An interrupted command in the same process has forbidden new workers and copies.
     allow_starts()
-    prepared = _prepare(project, options)
+    prepared = _prepare(project, options, on_line)
     built = build(project, targets, strict=True, watch=watch)
     report = ReleaseReport(options.directory, options.version, built)
     if built.error is not None:
@@ -175,7 +181,7 @@ def _push_again(options: ReleaseOptions) -> str:
     return f"invoke release-push {shlex.quote(options.directory)} {options.push}{flag}"
 
 
-def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
+def _prepare(project: Project, options: ReleaseOptions, on_line: OnLine) -> _Plan:
     """Check all that can be checked before a build, which may take long."""
     previous = read_previous(options.previous)
     require_newer(options.version, previous)
@@ -197,9 +203,26 @@ def _prepare(project: Project, options: ReleaseOptions) -> _Plan:
         final=final,
         archive=archive,
         origin=origin_of(project, options.version, previous, allow_dirty=options.allow_dirty),
-        sign=signer(options.sign, options.passphrase, options.certificates),
+        sign=_signer(options, on_line),
         gate=bench_gate(options.against, options.fail_if),
     )
+
+
+def _signer(options: ReleaseOptions, on_line: OnLine) -> Signer | None:
+    if not options.sign_sigstore:
+        if options.token_file or options.trust_config:
+            raise UsageError(
+                "there is an option of Sigstore, and no --sign-sigstore",
+                hint="add --sign-sigstore, or omit --identity-token-file and --trust-config",
+            )
+        return signer(options.sign, options.passphrase, options.certificates)
+    if options.sign or options.passphrase or options.certificates:
+        raise UsageError(
+            "--sign and --sign-sigstore exclude each other",
+            cause="a release has one signature",
+            hint="omit --sign-sigstore, or --sign with its options",
+        )
+    return keyless_signer(options.token_file, options.trust_config, on_line)
 
 
 def _refusal(options: ReleaseOptions, rows: list[Exported]) -> AotiBuildError | None:

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from aoti_build.artifact.signing.keyless_signing import KeylessSigner, require_no_token
 from aoti_build.artifact.signing.private_keys import SigningKey, read_signing_key
 from aoti_build.artifact.signing.sign import sign
 from aoti_build.commands.bench.command import Options, bench
 from aoti_build.commands.release.bundle import Signer
+from aoti_build.commands.release.push import OnLine
 from aoti_build.common.json_object import JsonObject
 from aoti_build.errors import AotiBuildError, UsageError
 from aoti_build.measurement.gate import Rule, parse_limits
@@ -79,5 +81,28 @@ def signer(key: str, passphrase: str, certificates: Sequence[str]) -> Signer | N
     return partial(_signature, signing_key)
 
 
+def keyless_signer(token_file: str, trust_config: str, on_line: OnLine) -> Signer:
+    """What signs with Sigstore, by the identity token in a file or of this CI service.
+
+    `trust_config` is the file with the configuration of a Sigstore instance. Empty texts are
+    options that are not set. `on_line` receives who signed.
+
+    Raises as `KeylessSigner.require_ready`, before anything is built.
+    """
+    require_no_token("--identity-token-file", token_file)
+    keyless = KeylessSigner(
+        token_file=Path(token_file) if token_file else None,
+        trust_config=Path(trust_config) if trust_config else None,
+    )
+    keyless.require_ready()
+    return partial(_keyless_signature, keyless, on_line)
+
+
 def _signature(key: SigningKey, directory: Path) -> bytes:
     return sign(directory, key)
+
+
+def _keyless_signature(keyless: KeylessSigner, on_line: OnLine, directory: Path) -> bytes:
+    signed = keyless.sign(directory)
+    on_line(f"signed as {signed.identity}, for whom {signed.provider} vouched")
+    return signed.content
