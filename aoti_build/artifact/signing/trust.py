@@ -13,6 +13,7 @@ from aoti_build.artifact.signing.key_files import Block, pem_blocks, read_key_fi
 from aoti_build.artifact.signing.library import require_cryptography
 from aoti_build.artifact.signing.public_keys import PublicKey, public_key_of
 from aoti_build.artifact.signing.refusals import KeyFileError
+from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import SignatureError
 
 # Trusted by all users of a host, if root made it.
@@ -27,7 +28,7 @@ _FINGERPRINT = re.compile("[0-9a-f]{64}")
 class TrustedKeys:
     """Public keys and certificates that may vouch for a release.
 
-    `revoked` has the fingerprints of keys that may not. The hint of a key counts as well.
+    `revoked` has the fingerprints of keys that may not, or other `PublicKey.names`.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -148,11 +149,17 @@ def _add_file(
     keys: list[PublicKey],
     certificates: list[TrustedCertificate],
 ) -> None:
-    for block in pem_blocks(read_key_file(file), file):
+    content = read_key_file(file)
+    # `sha256sum` of the file, which has other bytes than `PublicKey.pem` if there is text around
+    # the key or if its lines end as on Windows.
+    file_digest = digest_bytes(content)
+    for block in pem_blocks(content, file):
         if block.label == "PUBLIC KEY":
-            keys.append(_public_key(block, file))
+            key = _public_key(block, file)
+            keys.append(key._replace(further_names=(file_digest,)))
         elif block.label == "CERTIFICATE":
-            certificates.append(TrustedCertificate(file.name, der_of(block.text, file)))
+            der = der_of(block.text, file)
+            certificates.append(TrustedCertificate(file.name, der, file_digest))
         else:
             raise KeyFileError(
                 f"the file has a {block.label} and no public key",
