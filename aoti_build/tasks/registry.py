@@ -6,7 +6,7 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, lines_on_stderr, show
-from aoti_build.tasks.options import documented_task, read_list
+from aoti_build.tasks.options import documented_task, read_given, read_list
 
 
 @documented_task
@@ -43,7 +43,7 @@ def release_pull(
     context: Context,
     address: str,
     out: str = "",
-    public_key: str = "",
+    public_key: str | None = None,
     insecure: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -62,10 +62,12 @@ def release_pull(
                 "a pull needs a new directory",
                 hint="`invoke release-pull ADDRESS --out DIR`",
             )
+        hint = "name a PEM file with the public key of whoever signs releases"
+        keys = read_given("--public-key", public_key, hint)
         report = pull(
             address,
             out,
-            public_keys=read_list("--public-key", public_key),
+            public_keys=read_list("--public-key", keys),
             insecure=insecure,
             on_line=lines_on_stderr(quiet),
         )

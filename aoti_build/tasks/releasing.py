@@ -21,7 +21,7 @@ from aoti_build.tasks.answer import (
     show,
     write_stdout,
 )
-from aoti_build.tasks.options import documented_task, read_base, read_list
+from aoti_build.tasks.options import documented_task, read_base, read_given, read_list
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ def release(
     version: str = "",
     out: str = "",
     target: str = "",
-    sign: str = "",
+    sign: str | None = None,
     sign_passphrase: str = "",
     sign_certificates: str = "",
-    previous: str = "",
+    previous: str | None = None,
     allow_dirty: bool = False,
-    archive: str = "",
+    archive: str | None = None,
     against: str | None = None,
     fail_if: str = "",
-    push: str = "",
+    push: str | None = None,
     file: str = "",
     root: str = "",
     artifacts: str = "",
@@ -70,15 +70,15 @@ def release(
         options = command.ReleaseOptions(
             version=version,
             directory=out,
-            sign=sign,
+            sign=read_given("--sign", sign, "give it the file of a private key"),
             passphrase=sign_passphrase,
             certificates=tuple(read_list("--sign-certificates", sign_certificates)),
-            previous=previous,
+            previous=read_given("--previous", previous, "give it an earlier release"),
             allow_dirty=allow_dirty,
-            archive=archive,
+            archive=read_given("--archive", archive, "give it the name of a file"),
             against=read_base(against),
             fail_if=fail_if,
-            push=push,
+            push=read_given("--push", push, "give it an address such as oci://HOST/NAME:TAG"),
         )
         with display(quiet) as watch:
             report = command.release(

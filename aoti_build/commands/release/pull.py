@@ -2,6 +2,8 @@
 
 Each file is compared with the manifest while it arrives. With a public key the signature is checked
 before any other file is downloaded, and the files against it before the directory gets its name.
+`release.json` comes next. Its sizes are those of the signer, so that no registry can have more
+written than the release has.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from aoti_build.commands.release.files import read_record, recorded_modes, requi
 from aoti_build.common.digests import digest_bytes
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.publication import publish_new_directory, staging
+from aoti_build.common.reading import RECORD_LIMIT
 from aoti_build.common.writing import NO_SPACE
-from aoti_build.errors import AotiBuildError, UsageError
+from aoti_build.errors import AotiBuildError, ArtifactError, UsageError
 from aoti_build.registry.client import PULL, Registry
 from aoti_build.registry.oci_manifest import ReleaseLayer, parse_manifest
 from aoti_build.registry.reference import Reference, parse_reference
@@ -117,8 +120,8 @@ def pull(
     puller = _Puller(registry, reference, layers, on_line)
     try:
         with staging(final.parent, f".{final.name}.") as staged:
-            signer = puller.fetch(staged, trusted)
-            record = puller.publish(staged, final)
+            record, signer = puller.fetch(staged, trusted)
+            puller.publish(staged, final, record)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise
@@ -160,30 +163,53 @@ class _Puller:
     layers: Mapping[str, ReleaseLayer]
     on_line: OnLine
 
-    def fetch(self, staged: Path, trusted: TrustedKeys | None) -> str | None:
-        """Download all files into a private directory, and return the name of the signer.
+    def fetch(self, staged: Path, trusted: TrustedKeys | None) -> tuple[ReleaseRecord, str | None]:
+        """Download all files into a private directory. Returns the record and the name of the
+        signer.
 
         Without `trusted` no signature is verified, and the name is None.
         """
+        self._require_small()
+        present: set[str] = set()
         listing = None
         if trusted is not None:
             listing = self._signed(staged, trusted)
+            present.add(layout.SIGNATURE)
+        record = self._record(staged)
+        present.add(layout.RELEASE)
         for layer in self.layers.values():
-            if listing is None or layer.path != layout.SIGNATURE:
+            if layer.path not in present:
                 self._download(layer, staged)
         if listing is None:
-            return None
+            return record, None
         compare_directory(listing, staged)
-        return listing.signer.name
+        return record, listing.signer.name
 
-    def publish(self, staged: Path, final: Path) -> ReleaseRecord:
-        """Compare the files with `release.json`, and give the directory its name."""
+    def publish(self, staged: Path, final: Path, record: ReleaseRecord) -> None:
+        """Give the directory its name, and the files the modes of the record."""
+        modes = recorded_modes(record, str(self.reference))
+        publish_new_directory(staged, final, umask=layout.UMASK, modes=modes)
+
+    def _record(self, staged: Path) -> ReleaseRecord:
+        """Download `release.json` alone, and compare the manifest with it."""
         where = str(self.reference)
+        if layout.RELEASE in self.layers:
+            self._download(self.layers[layout.RELEASE], staged)
         record = read_record(staged, where)
         require_recorded(record, self.layers.values(), where)
-        modes = recorded_modes(record, where)
-        publish_new_directory(staged, final, umask=layout.UMASK, modes=modes)
         return record
+
+    def _require_small(self) -> None:
+        """Raise `ArtifactError` if a file is too large of which the record has no size."""
+        for path in sorted(layout.UNLISTED & self.layers.keys()):
+            size = self.layers[path].size
+            if size > RECORD_LIMIT:
+                raise ArtifactError(
+                    f"{path} of the release is too large",
+                    where=str(self.reference),
+                    cause=f"the manifest gives it {size} bytes",
+                    hint="push the release again, or pull it from another registry",
+                )
 
     def _signed(self, staged: Path, trusted: TrustedKeys) -> SignedListing:
         """Download the signature alone, and verify that it is one of the files in the manifest."""
