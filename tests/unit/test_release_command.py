@@ -18,6 +18,7 @@ import pytest
 from signers import write_private, write_public
 from small_projects import TWO_MODELS, FakeWorker, contents, publish_fake, write_project
 
+from aoti_build.artifact.bundle.checkout import read_checkout
 from aoti_build.artifact.bundle.record import parse_release
 from aoti_build.artifact.manifest import read_manifest
 from aoti_build.artifact.paths import artifact_directory
@@ -401,6 +402,34 @@ def test_a_changed_file_is_refused_and_named(dirty: Project) -> None:
     with pytest.raises(UsageError, match=r"files differ from the commit: helper\.py") as caught:
         make(dirty)
     assert "--allow-dirty" in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_changed_file_that_git_was_told_to_skip_is_refused(two: Project, flag: str) -> None:
+    git(two.root, "update-index", flag, "helper.py")
+    assert make(two).error is None
+    with (two.root / "helper.py").open("a") as file:
+        file.write("# another line\n")
+    for target in two.targets:
+        publish_fake(two, target)
+    assert git(two.root, "diff", "--name-only", "HEAD") == ""
+    with pytest.raises(UsageError, match=r"files differ from the commit: helper\.py"):
+        make(two, "out2")
+
+
+def test_settings_of_git_hide_no_change(two: Project) -> None:
+    """The project is a part of a checkout, and a source lies beside it."""
+    place = two.root / "part"
+    place.mkdir()
+    (place / "models.yaml").write_text("version: 1\n")
+    git(two.root, "add", "--all")
+    git(two.root, "commit", "--quiet", "--message=second")
+    git(two.root, "config", "diff.relative", "true")
+    (two.root / "helper.py").write_text("changed\n")
+    assert git(place, "diff", "--name-only", "HEAD") == ""
+    checkout = read_checkout(place, place / "artifacts")
+    assert checkout is not None
+    assert checkout.changed == ("helper.py",)
 
 
 def test_a_changed_file_is_recorded(dirty: Project) -> None:
