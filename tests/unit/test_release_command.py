@@ -561,6 +561,15 @@ def test_a_version_that_is_not_later_is_refused(two: Project, version: str) -> N
         make(two, version=version, previous=str(first))
 
 
+def test_an_earlier_version_without_an_order(two: Project) -> None:
+    first = made(two, "first", version="1.3")
+    record = first / "release.json"
+    record.write_text(record.read_text().replace('"version": "1.3"', '"version": "newest"'))
+    with pytest.raises(UsageError, match="version of --previous, 'newest'") as caught:
+        make(two, version="1.4", previous=str(first))
+    assert "omit it" in str(caught.value)
+
+
 def test_what_is_no_release_before(two: Project) -> None:
     with pytest.raises(UsageError, match="--previous"):
         make(two, previous=str(two.root / "absent"))

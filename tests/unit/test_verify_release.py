@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -564,6 +565,20 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
     assert document["error"]["kind"] == "signature"
     assert "ask whoever published" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("below", ["", "models"])
+def test_modules_of_the_release_are_not_imported(
+    release: Release, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """They could shadow the library that verifies the signature."""
+    monkeypatch.setattr("sys.path", [*sys.path, str(release.bundle / below)])
+    refused(release, fake_worker, UsageError, "imports modules from the release")
+    monkeypatch.setattr("sys.path", [*sys.path[:-1], ""])
+    monkeypatch.chdir(release.bundle / below)
+    refused(release, fake_worker, UsageError, "imports modules from the release")
+    monkeypatch.chdir(release.place)
+    assert verify(release).exit_code == 0
 
 
 @pytest.mark.parametrize(

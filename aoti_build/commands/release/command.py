@@ -35,7 +35,12 @@ from aoti_build.commands.release.checks import (
 )
 from aoti_build.commands.release.parts import Gate, Page, bench_gate, signer
 from aoti_build.commands.release.push import OnLine, push, push_target, require_access
-from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
+from aoti_build.commands.release.report import (
+    ArchiveFile,
+    Released,
+    ReleaseReport,
+    push_again,
+)
 from aoti_build.commands.release.target import ReleasedArtifact
 from aoti_build.commands.verify.command import verify
 from aoti_build.commands.verify.report import Verdict, VerifyReport
@@ -155,8 +160,12 @@ def _pushed(report: ReleaseReport, options: ReleaseOptions, on_line: OnLine) -> 
     """Push the bundle that was written. It stays if that fails."""
     try:
         pushed = push(options.directory, options.push, on_line=on_line)
-    except Interrupted:
-        raise
+    except (KeyboardInterrupt, Interrupted) as error:
+        raise Interrupted(
+            "interrupted; the release was written and not pushed",
+            where=options.directory,
+            hint=push_again(options.directory, options.push),
+        ) from error
     except AotiBuildError as error:
         return replace(report, unpushed=error, address=options.push)
     return replace(report, push=pushed, address=options.push)

@@ -135,9 +135,14 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
     )
 
 
+def push_again(directory: str, address: str) -> str:
+    """The next step for a bundle that was written and not pushed."""
+    return f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
+
+
 def _not_pushed(error: AotiBuildError, directory: str, address: str) -> AotiBuildError:
     """The error of a push after the bundle was written, which another push can use."""
-    again = f"`invoke release-push {shlex.quote(directory)} {address}` pushes it"
+    again = push_again(directory, address)
     # No error of a push has a constructor of its own. Its class keeps the kind in JSON.
     return type(error)(
         f"the release was written and not pushed: {error.message}",
