@@ -60,6 +60,7 @@ def test_an_encrypted_key_needs_its_passphrase(
     path = tmp_path / "encrypted.pem"
     write_private(path, world.secret, passphrase=b"secret")
     assert "it is encrypted" in refusal(path)
+    assert "--sign-passphrase" in refusal(path)
     assert "SIGN_PASS has no passphrase" in refusal(path, variable="SIGN_PASS")
     variable = "SIGN_PASS"
     monkeypatch.setenv(variable, "wrong")
@@ -98,6 +99,7 @@ def test_files_that_hold_no_private_key(world: World, tmp_path: Path) -> None:
     assert "it has EC PRIVATE KEY" in refusal(tmp_path / "old.pem")
     world.public.chmod(0o600)
     assert "it has PUBLIC KEY" in refusal(world.public)
+    assert "name the file with the private key" in refusal(world.public)
     both = tmp_path / "both.pem"
     both.write_bytes((tmp_path / "key.pem").read_bytes() * 2)
     both.chmod(0o600)

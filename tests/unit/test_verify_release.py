@@ -595,6 +595,8 @@ def test_modules_of_the_release_are_not_imported(
         (["--unsigned"], "--unsigned is for releases"),
         (["--public-key", "x"], "--public-key is for releases"),
         (["--release", "x.tar.gz", "--unsigned"], "is an archive"),
+        (["--release", "x", "--unsigned", "--html", "x/report.html"], "lies in the release"),
+        (["--release", "x", "--unsigned", "--junit", "x/y/junit.xml"], "lies in the release"),
         (["--release", "x", "--unsigned"], "no release here"),
         (["--release", "x", "--public-key", "nowhere.pem"], "nowhere.pem"),
     ],

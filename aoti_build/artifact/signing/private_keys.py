@@ -162,7 +162,10 @@ def _require_block(path: Path, content: bytes, passphrase: bytes | None) -> None
         hint = f"openssl pkcs8 -topk8 -in {path} -out encrypted.pem encrypts it"
     elif labels == [_ENCRYPTED]:
         cause = "it is encrypted"
-        hint = "name the environment variable that has its passphrase"
+        hint = "name the environment variable that has its passphrase: --sign-passphrase VARIABLE"
+    elif not any(label.endswith(_PLAIN) for label in labels):
+        cause = f"it has {', '.join(labels)}"
+        hint = "name the file with the private key"
     else:
         cause = f"it has {', '.join(labels)}"
         hint = f"openssl pkcs8 -topk8 -nocrypt -in {path} -out key.pem writes one private key"
