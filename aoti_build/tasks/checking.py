@@ -8,7 +8,13 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, finish, progress, show, write_reports
-from aoti_build.tasks.options import documented_task, read_integer, read_list, require_choice
+from aoti_build.tasks.options import (
+    documented_task,
+    read_given,
+    read_integer,
+    read_list,
+    require_choice,
+)
 from aoti_build.tasks.project import project_of
 
 
@@ -29,7 +35,7 @@ def verify(
     repro: str = "",
     runtime: str = "",
     cuda_graphs: bool = False,
-    release: str = "",
+    release: str | None = None,
     public_key: list[str] | None = None,
     min_version: str | None = None,
     unsigned: bool = False,
@@ -51,7 +57,9 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
-        if release:
+        # The value of a variable that is not set must not mean the project's own artifacts.
+        bundle = read_given("--release", release, "name the directory of a release")
+        if bundle:
             from aoti_build.commands.verify_release.options import ReceiverOptions
             from aoti_build.tasks import receiving
 
@@ -68,7 +76,7 @@ def verify(
                 }
             )
             options = ReceiverOptions(
-                directory=receiving.require_directory(release),
+                directory=receiving.require_directory(bundle),
                 keys=tuple(public_key or ()),
                 unsigned=unsigned,
                 min_version=min_version,

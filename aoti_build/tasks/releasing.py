@@ -115,7 +115,7 @@ def release_diff(
     context: Context,
     old: str,
     new: str,
-    fail_if: str = "",
+    fail_if: str | None = None,
     strict: bool = False,
     markdown: str = "",
     json: bool = False,
@@ -138,7 +138,8 @@ def release_diff(
             )
         if markdown and markdown != _STDOUT:
             check_output(Path(markdown))
-        diff = command(old, new, parse_policy(fail_if, strict=strict))
+        limits = read_given("--fail-if", fail_if, "give it limits such as size>1.1,drift>1e-3")
+        diff = command(old, new, parse_policy(limits, strict=strict))
         written = _write_markdown(diff, markdown)
         # A program that reads the Markdown wants nothing else.
         if markdown != _STDOUT:

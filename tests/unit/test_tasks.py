@@ -54,6 +54,8 @@ from aoti_build.tasks.answer import progress
         (["release", "--version", "1.0", "--out", "out", "--previous", " "], "--previous names"),
         (["release", "--version", "1.0", "--out", "out", "--archive", ""], "--archive names"),
         (["release", "--version", "1.0", "--out", "out", "--push", ""], "--push names nothing"),
+        (["release-diff", "old", "new", "--fail-if", ""], "--fail-if names nothing"),
+        (["verify", "--release", ""], "--release names nothing"),
         (["release-pull", "oci://h/a:1", "--out", "o", "--public-key", ""], "--public-key names"),
         (["release", "--version", "next", "--out", "out"], "'next' is not a version"),
         (["release", "--version", "1.0", "--out", "out"], "in no git checkout"),
