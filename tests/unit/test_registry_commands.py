@@ -437,6 +437,27 @@ def test_files_that_the_record_lacks_are_refused(pushed: FakeRegistry, tmp_path:
     refused(ArtifactError, "missing: 'NOTES.md'", tmp_path, pushed.address())
 
 
+@pytest.mark.parametrize("name", [".git/config", ".envrc", "models/.vscode/tasks.json"])
+def test_hidden_files_are_not_pulled(registry: FakeRegistry, tmp_path: Path, name: str) -> None:
+    """git, direnv and editors would obey them. No release has any."""
+    release = write_release(tmp_path / "release", {**FILES, "hidden": b"evil"})
+    record = release / "release.json"
+    push(str(release), registry.address())
+    text = record.read_text().replace('"hidden"', json.dumps(name)).encode()
+
+    def change(document: dict[str, Any]) -> None:
+        for layer in document["layers"]:
+            titles = layer["annotations"]
+            if titles[TITLE] == "hidden":
+                titles[TITLE] = name
+            if titles[TITLE] == "release.json":
+                layer.update(digest=digest_of(text), size=len(text))
+
+    registry.blobs[digest_of(text)] = text
+    edit(registry, change)
+    refused(ArtifactError, "is hidden", tmp_path, registry.address())
+
+
 @pytest.mark.parametrize("mode", ["666", "4755", "000", "abc"])
 def test_modes_that_open_files_to_others_are_refused(
     registry: FakeRegistry, tmp_path: Path, mode: str

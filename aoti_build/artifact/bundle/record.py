@@ -171,6 +171,9 @@ def _require_names(record: ReleaseRecord, where: str) -> None:
     """Raise `ArtifactError` for names of files and targets that could not be in a release."""
     for path in record.files:
         fault = name_fault(path)
+        # Other tools obey such files: git, direnv and editors.
+        if not fault and (path.startswith(".") or "/." in path):
+            fault = "is hidden"
         if fault:
             raise _unreadable(where, f"the name {path[:200]!a} of a file {fault}")
     for released in record.targets:
