@@ -7,15 +7,13 @@ before that imports torch or loads anything of the release.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.described import target_of
-from aoti_build.artifact.bundle.opened import OpenBundle, open_bundle
+from aoti_build.artifact.bundle.opened import OpenBundle, open_bundle, refuse_imports_from
 from aoti_build.artifact.bundle.record import ReleaseRecord, parse_release
 from aoti_build.artifact.bundle.signed import signed_bundle
 from aoti_build.artifact.bundle.structure import require_agreement, sums_text
@@ -70,7 +68,7 @@ def verify_release(
         Interrupted: Ctrl-C was pressed. Every worker has ended.
     """
     # Libraries that verify signatures are imported below.
-    _refuse_imports_from(options.directory)
+    refuse_imports_from(options.directory)
     trusted = _trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():
@@ -91,25 +89,6 @@ def verify_release(
         signer=examined.signer,
         compared=compared,
     )
-
-
-def _refuse_imports_from(release: Path) -> None:
-    """Raise `UsageError` if this process imports modules from the release.
-
-    ``python -m`` and ``python -c`` do, if they are started there. Its own ``cryptography.py`` would
-    then verify its signature.
-    """
-    place = os.path.realpath(release)
-    for entry in sys.path:
-        directory = os.path.realpath(entry or os.curdir)
-        if directory == place or directory.startswith(f"{place}{os.sep}"):
-            raise UsageError(
-                "Python imports modules from the release",
-                where=str(release),
-                cause=f"{directory} is on its import path",
-                hint="start the command in another directory, and keep the release out of"
-                " PYTHONPATH",
-            )
 
 
 def _trusted_keys(options: ReceiverOptions) -> TrustedKeys | None:
