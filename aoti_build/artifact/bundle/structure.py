@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,23 +196,28 @@ class _Structure:
         self._require_packages(layout.TEST_RESULTS, _subjects(results))
         bill = self._json(layout.SBOM)
         self._require_packages(layout.SBOM, _components(bill))
-        self._require_release(provenance, bill)
+        record = self._record
+        self._require_about(
+            layout.PROVENANCE, _built, provenance, (record.version, record.source.commit)
+        )
+        self._require_about(layout.SBOM, _described, bill, (record.name, record.version))
         for path in _failed(results):
             raise self._contradiction(f"{layout.TEST_RESULTS} says that {path} failed")
 
-    def _require_release(self, provenance: Any, bill: Any) -> None:
-        """The version and the commit are the same in all documents."""
-        record = self._record
-        for path, find, wanted in (
-            (layout.PROVENANCE, lambda: _built(provenance), (record.version, record.source.commit)),
-            (layout.SBOM, lambda: _described(bill), (record.name, record.version)),
-        ):
-            try:
-                found = find()
-            except _ODD as error:
-                raise self._contradiction(f"{path} cannot be read: {error!r}") from error
-            if found != wanted:
-                raise self._contradiction(f"{path} is about another release")
+    def _require_about(
+        self,
+        path: str,
+        read: Callable[[Any], tuple[object, object]],
+        document: Any,
+        wanted: tuple[object, object],
+    ) -> None:
+        """What `read` finds in a document is what `release.json` has."""
+        try:
+            found = read(document)
+        except _ODD as error:
+            raise self._contradiction(f"{path} cannot be read: {error!r}") from error
+        if found != wanted:
+            raise self._contradiction(f"{path} is about another release")
 
     def _require_packages(self, path: str, found: Iterator[tuple[str, str]]) -> None:
         try:
