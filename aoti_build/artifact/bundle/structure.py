@@ -120,7 +120,7 @@ class _Structure:
         directories = {above for path in self._digests for above in parents(path)}
         for directory in ("", *sorted(directories)):
             forbidden = _OTHERS_WRITE if directory else _ALL_WRITE
-            mode = stat.S_IMODE((self._bundle.opened / directory).stat().st_mode)
+            mode = self._mode(directory)
             if mode & forbidden:
                 path = self._bundle.path / directory
                 raise ModeMismatch(
@@ -128,6 +128,12 @@ class _Structure:
                     where=str(path),
                     hint=f"chmod go-w {shlex.quote(str(path))}, and verify the release again",
                 )
+
+    def _mode(self, directory: str) -> int:
+        try:
+            return stat.S_IMODE((self._bundle.opened / directory).stat().st_mode)
+        except OSError as error:
+            raise self._changed(directory) from error
 
     def manifest(self, released: ReleasedTarget) -> Manifest:
         """The manifest of a target, which agrees with `release.json` and the files."""
@@ -239,12 +245,15 @@ class _Structure:
         """The bytes of a file, which may have been exchanged since it was compared."""
         content = self._bundle.read(path)
         if digest_bytes(content) != self._digests.get(path):
-            raise ListingMismatch(
-                f"{path!r} was changed while it was verified",
-                where=str(self._bundle.path),
-                hint="let nothing write to the release, and verify it again",
-            )
+            raise self._changed(path)
         return content
+
+    def _changed(self, path: str) -> ListingMismatch:
+        return ListingMismatch(
+            f"{path!r} was changed while it was verified",
+            where=str(self._bundle.path),
+            hint="let nothing write to the release, and verify it again",
+        )
 
     def _contradiction(self, cause: str) -> ContradictoryRelease:
         where: Path = self._bundle.path

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 
 class TrustedCertificate(NamedTuple):
-    """A certificate that the caller trusts, in DER, with the name and the sha256 of its file."""
+    """A certificate that the caller trusts, in DER, and the name of its file."""
 
     name: str
     der: bytes
-    file_digest: str
 
 
 class CertifiedKey(NamedTuple):
@@ -66,22 +65,19 @@ def certified_key(
     """
     moment = now or datetime.now(timezone.utc)
     leaf, *others = [_parsed(der) for der in chain]
-    way = _way(leaf, others, {anchor.der: anchor for anchor in anchors}, moment)
+    way = _way(leaf, others, {anchor.der: anchor.name for anchor in anchors}, moment)
     key = _key_of(leaf)
     usage.require_signing_use(leaf)
     for below_count, certificate in enumerate(way.certificates[1:]):
         usage.require_issuing_use(certificate, below_count)
     for certificate in way.certificates:
         _require_valid(certificate, moment)
-    keys = [_any_key_of(certificate) for certificate in way.certificates]
-    last = keys.pop()
-    keys.append(last._replace(further_names=(*last.further_names, way.anchor.file_digest)))
     return CertifiedKey(
         key=key,
         subject=subject_of(leaf),
-        anchor=way.anchor.name,
+        anchor=way.anchor,
         valid_until=min(certificate.not_valid_after_utc for certificate in way.certificates),
-        way=tuple(keys),
+        way=tuple(_any_key_of(certificate) for certificate in way.certificates),
     )
 
 
@@ -136,16 +132,16 @@ def subject_of(certificate: Certificate) -> str:
 
 class _Way(NamedTuple):
     certificates: list[Certificate]
-    anchor: TrustedCertificate
+    anchor: str
 
 
 def _way(
     leaf: Certificate,
     others: list[Certificate],
-    anchors: dict[bytes, TrustedCertificate],
+    anchors: dict[bytes, str],
     moment: datetime,
 ) -> _Way:
-    """The certificates from `leaf` to one in `anchors`, which has the trusted ones by their DER."""
+    """The certificates from `leaf` to one in `anchors`, which maps DER to a name."""
     # An authority that renews its certificate keeps its name and key. The one that is valid counts.
     trusted = _valid_first([_parsed(der) for der in anchors], moment)
     way = [leaf]

@@ -21,8 +21,7 @@ _PEM_LINE = 64
 class PublicKey(NamedTuple):
     """A public key and where it is from. `der` is its SubjectPublicKeyInfo.
 
-    `further_names` has other digests by which it may be revoked: of the file that it was read from,
-    and of its certificate.
+    `further_names` has other digests by which it may be revoked: those of its certificate.
     """
 
     name: str

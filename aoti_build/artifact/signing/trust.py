@@ -68,9 +68,10 @@ def read_trusted_keys(
             files.append(path)
     keys: list[PublicKey] = []
     certificates: list[TrustedCertificate] = []
+    held: dict[str, set[str]] = {}
     for file in files:
         _require_outside(file, release)
-        _add_file(file, keys, certificates)
+        _add_file(file, keys, certificates, held)
     if not keys and not certificates:
         raise KeyFileError(
             "no trusted key was found",
@@ -81,6 +82,8 @@ def read_trusted_keys(
     for file in lists:
         _require_outside(file, release)
         fingerprints |= _fingerprints_in(file)
+    for file_digest in fingerprints & held.keys():
+        fingerprints |= held[file_digest]
     return TrustedKeys(tuple(keys), tuple(certificates), frozenset(fingerprints))
 
 
@@ -148,18 +151,24 @@ def _add_file(
     file: Path,
     keys: list[PublicKey],
     certificates: list[TrustedCertificate],
+    held: dict[str, set[str]],
 ) -> None:
+    """Add the keys and certificates of a file.
+
+    `held` gets the fingerprints of what is in the file, by the sha256 of the file. That is another
+    one than the key's own if there is text around the key, or if its lines end as on Windows.
+    """
     content = read_key_file(file)
-    # `sha256sum` of the file, which has other bytes than `PublicKey.pem` if there is text around
-    # the key or if its lines end as on Windows.
-    file_digest = digest_bytes(content)
+    fingerprints = held.setdefault(digest_bytes(content), set())
     for block in pem_blocks(content, file):
         if block.label == "PUBLIC KEY":
             key = _public_key(block, file)
-            keys.append(key._replace(further_names=(file_digest,)))
+            keys.append(key)
+            fingerprints.add(key.fingerprint)
         elif block.label == "CERTIFICATE":
             der = der_of(block.text, file)
-            certificates.append(TrustedCertificate(file.name, der, file_digest))
+            certificates.append(TrustedCertificate(file.name, der))
+            fingerprints.add(digest_bytes(der))
         else:
             raise KeyFileError(
                 f"the file has a {block.label} and no public key",
