@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from aoti_build.common.fields import loads
 from aoti_build.errors import NetworkError, UsageError
 from aoti_build.registry.credentials import PASSWORD, USER, Credentials, find_credentials
-from aoti_build.registry.reference import Reference
+from aoti_build.registry.reference import Reference, is_this_host
 from aoti_build.registry.transport import Answer, PassingError, Transport
 
 _CLIENT = "aoti_build"
@@ -34,16 +34,17 @@ class _Challenge:
 class Authentication:
     """The ``Authorization`` header of one command, which a challenge changes.
 
-    `actions` is what it wants to do in the repository, such as ``pull,push``.
+    `actions` is what it wants to do in the repository, such as ``pull,push``. A login that is
+    `insecure` may be sent without encryption.
     """
 
     def __init__(
-        self, transport: Transport, reference: Reference, actions: str, *, is_plain: bool
+        self, transport: Transport, reference: Reference, actions: str, *, insecure: bool
     ) -> None:
         self._transport = transport
         self._reference = reference
         self._scope = f"repository:{reference.repository}:{actions}"
-        self._is_plain = is_plain
+        self._insecure = insecure
         self._credentials: Credentials | None = None
         self._has_looked = False
         self.header: str | None = None
@@ -95,6 +96,7 @@ class Authentication:
         """The text of a registry, which may repeat what it was sent."""
         secrets = [(self.header or "").partition(" ")[2]]
         if self._credentials is not None:
+            secrets.append(self._credentials.basic().partition(" ")[2])
             secrets += [self._credentials.password, self._credentials.identity_token]
         for secret in secrets:
             if secret:
@@ -137,8 +139,7 @@ class Authentication:
             is_complete = bool(parts.hostname) and parts.port != 0
         except ValueError:  # of a port that is none, too
             is_complete = False
-        schemes = ("https", "http") if self._is_plain else ("https",)
-        if not is_complete or parts.scheme not in schemes or "@" in parts.netloc:
+        if not is_complete or "@" in parts.netloc or not self._may_have_login(parts):
             raise NetworkError(
                 "the registry names a service of tokens that is not asked",
                 where=str(self._reference),
@@ -146,6 +147,14 @@ class Authentication:
                 hint="ask whoever runs the registry",
             )
         return realm
+
+    def _may_have_login(self, place: SplitResult) -> bool:
+        """Whether the login may be sent to a place. A plain registry of this host may have a plain
+        service of tokens on this host, and nowhere else."""
+        if place.scheme == "https":
+            return True
+        is_inside = self._reference.is_on_this_host and is_this_host(place.hostname or "")
+        return place.scheme == "http" and (self._insecure or is_inside)
 
 
 def _challenges(headers: list[str]) -> list[_Challenge]:

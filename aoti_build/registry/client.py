@@ -47,7 +47,7 @@ class Registry:
         self._base = f"{scheme}://{host}/v2/{reference.repository}/"
         self._transport = Transport(is_local=reference.is_on_this_host)
         self._authentication = Authentication(
-            self._transport, reference, actions, is_plain=self._is_plain
+            self._transport, reference, actions, insecure=insecure
         )
 
     def manifest(self, name: str) -> bytes | None:

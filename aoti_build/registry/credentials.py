@@ -18,10 +18,11 @@ from pathlib import Path
 from aoti_build.common.fields import loads
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.reading import TEXT_LIMIT, read_bytes
+from aoti_build.common.secrets import REGISTRY_PASSWORD
 from aoti_build.errors import UsageError
 
 USER = "AOTI_BUILD_REGISTRY_USER"
-PASSWORD = "AOTI_BUILD_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
+PASSWORD = REGISTRY_PASSWORD
 # The name that docker gives to its own registry.
 DOCKER_HUB = "docker.io"
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"

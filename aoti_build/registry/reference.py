@@ -52,13 +52,7 @@ class Reference:
     @property
     def is_on_this_host(self) -> bool:
         """Whether the registry runs on this machine."""
-        name = self.host_name
-        if name == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return is_this_host(self.host_name)
 
     @property
     def host_name(self) -> str:
@@ -66,6 +60,16 @@ class Reference:
         if self.host.startswith("["):
             return self.host[1:].partition("]")[0]
         return self.host.partition(":")[0].lower()
+
+
+def is_this_host(name: str) -> bool:
+    """Whether the name of a host, in small letters and without a port, is this machine's."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_reference(text: str) -> Reference:

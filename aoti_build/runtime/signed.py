@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aoti_build.artifact.bundle import layout
+from aoti_build.artifact.bundle.opened import refuse_imports_from
 from aoti_build.artifact.bundle.record import ReleasedTarget
 from aoti_build.artifact.bundle.signed import SignedBundle, open_signed
 from aoti_build.artifact.manifest import MODEL
@@ -60,6 +61,8 @@ def open_release(
             hint='use verify="full" or "stat"',
         )
     path = artifacts_directory(artifacts)
+    # Libraries that verify signatures are imported below.
+    refuse_imports_from(path)
     with open_signed(path, trusted_keys(keys, path), min_version) as signed:
         yield signed
 

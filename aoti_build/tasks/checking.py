@@ -9,7 +9,13 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, finish, progress, show, write_reports
-from aoti_build.tasks.options import documented_task, read_integer, read_list, require_choice
+from aoti_build.tasks.options import (
+    documented_task,
+    read_given,
+    read_integer,
+    read_list,
+    require_choice,
+)
 from aoti_build.tasks.project import project_of
 
 
@@ -56,7 +62,9 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
-        if release is not None:
+        # The value of a variable that is not set must not mean the project's own artifacts.
+        bundle = read_given("--release", release, "name the directory of a release")
+        if bundle:
             from aoti_build.commands.verify_release.options import VerifyReleaseOptions
             from aoti_build.tasks import receiving
 
@@ -73,7 +81,7 @@ def verify(
                 }
             )
             options = VerifyReleaseOptions(
-                directory=receiving.require_directory(release),
+                directory=receiving.require_directory(bundle),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
                 identity=identity,
@@ -177,7 +185,9 @@ def run(
         seed_number = read_integer("--seed", seed, least=0)
         if seed_number is None:  # 0 is a seed
             seed_number = SEED
-        if release is not None:
+        # As above: an empty value must not mean the project's own artifacts.
+        bundle = read_given("--release", release, "name the directory of a release")
+        if bundle:
             from aoti_build.commands.received.options import ReceiverOptions
             from aoti_build.tasks import receiving
 
@@ -185,7 +195,7 @@ def run(
                 {"--file": file, "--root": root, "--artifacts": artifacts}
             )
             options = ReceiverOptions(
-                directory=receiving.require_directory(release),
+                directory=receiving.require_directory(bundle),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
                 identity=identity,

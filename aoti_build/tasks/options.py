@@ -368,20 +368,23 @@ def read_band(text: str, default: float) -> float:
     return percent / 100
 
 
-def read_base(text: str | None) -> str:
-    """What ``--against`` names; empty if the option is not set.
+def read_given(option: str, text: str | None, hint: str) -> str:
+    """The value of an option; empty if the option is not set.
 
     Raises `UsageError` for an option without a value, such as that of a variable that a script did
-    not set. The script would otherwise pass without any comparison.
+    not set. The script would otherwise pass without what the option asks for.
     """
     if text is None:
         return ""
     if not text.strip():
-        raise UsageError(
-            "--against names nothing",
-            hint="give it a directory, a key of the store, or a git revision",
-        )
+        raise UsageError(f"{option} names nothing", hint=hint)
     return text
+
+
+def read_base(text: str | None) -> str:
+    """What ``--against`` names; empty if the option is not set. Raises as `read_given`."""
+    hint = "give it a directory, a key of the store, or a git revision"
+    return read_given("--against", text, hint)
 
 
 def require_choice(option: str, word: str, choices: Sequence[str]) -> None:

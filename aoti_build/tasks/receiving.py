@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ def verify_received(
     options: VerifyReleaseOptions, *, junit: str, html: str, json: bool, quiet: bool
 ) -> None:
     """Verify a bundle, show the report, and end the task."""
+    for option, file in (("--junit", junit), ("--html", html)):
+        _require_outside(options.directory, option, file)
     from aoti_build.commands.verify_release.command import verify_release
     from aoti_build.report.release_verification_text import release_verification_lines
 
@@ -53,6 +56,15 @@ def run_received(
     )
     show(report, run_lines(report), json)
     finish(report.error)
+
+
+def _require_outside(release: Path, option: str, file: str) -> None:
+    """Raise `UsageError` for a report in the release, which would be a file that nobody signed."""
+    if file and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(release)):
+        raise UsageError(
+            f"{option} {file} lies in the release, which must not change",
+            hint="name a file outside of it",
+        )
 
 
 def require_directory(release: str) -> Path:

@@ -6,7 +6,7 @@ from invoke import Context
 
 from aoti_build.errors import UsageError
 from aoti_build.tasks.answer import contract, lines_on_stderr, show
-from aoti_build.tasks.options import documented_task, read_list
+from aoti_build.tasks.options import documented_task, read_given, read_list
 
 
 @documented_task
@@ -64,10 +64,12 @@ def release_pull(
                 "a pull needs a new directory",
                 hint="`invoke release-pull ADDRESS --out DIR`",
             )
+        hint = "name a PEM file with the public key of whoever signs releases"
+        keys = read_given("--public-key", public_key, hint)
         report = pull(
             address,
             out,
-            public_keys=_named_keys(public_key),
+            public_keys=read_list("--public-key", keys),
             revoked=revoked,
             min_version=min_version,
             insecure=insecure,

@@ -19,7 +19,13 @@ from aoti_build.tasks.answer import (
     show,
     write_stdout,
 )
-from aoti_build.tasks.options import documented_task, read_base, read_integer, read_list
+from aoti_build.tasks.options import (
+    documented_task,
+    read_base,
+    read_given,
+    read_integer,
+    read_list,
+)
 from aoti_build.tasks.project import project_of
 
 if TYPE_CHECKING:
@@ -35,18 +41,18 @@ def release(
     version: str = "",
     out: str = "",
     target: str = "",
-    sign: str = "",
+    sign: str | None = None,
     sign_passphrase: str = "",
     sign_certificates: str = "",
     sign_sigstore: bool = False,
     identity_token_file: str = "",
     trust_config: str = "",
-    previous: str = "",
+    previous: str | None = None,
     allow_dirty: bool = False,
-    archive: str = "",
+    archive: str | None = None,
     against: str | None = None,
     fail_if: str = "",
-    push: str = "",
+    push: str | None = None,
     insecure: bool = False,
     file: str = "",
     root: str = "",
@@ -74,18 +80,18 @@ def release(
         options = command.ReleaseOptions(
             version=version,
             directory=out,
-            sign=sign,
+            sign=read_given("--sign", sign, "give it the file of a private key"),
             passphrase=sign_passphrase,
             certificates=tuple(read_list("--sign-certificates", sign_certificates)),
             sign_sigstore=sign_sigstore,
             token_file=identity_token_file,
             trust_config=trust_config,
-            previous=previous,
+            previous=read_given("--previous", previous, "give it an earlier release"),
             allow_dirty=allow_dirty,
-            archive=archive,
+            archive=read_given("--archive", archive, "give it the name of a file"),
             against=read_base(against),
             fail_if=fail_if,
-            push=push,
+            push=read_given("--push", push, "give it an address such as oci://HOST/NAME:TAG"),
             insecure=insecure,
         )
         with display(quiet) as watch:
@@ -107,7 +113,7 @@ def release_diff(
     context: Context,
     old: str,
     new: str,
-    fail_if: str = "",
+    fail_if: str | None = None,
     strict: bool = False,
     markdown: str = "",
     run: bool = False,
@@ -137,10 +143,11 @@ def release_diff(
         if markdown and markdown != _STDOUT:
             check_output(Path(markdown))
         options = _run_options(run, public_key, revoked, unsigned, timeout)
+        limits = read_given("--fail-if", fail_if, "give it limits such as size>1.1,drift>1e-3")
         diff = command(
             old,
             new,
-            parse_policy(fail_if, strict=strict),
+            parse_policy(limits, strict=strict),
             run=options,
             on_progress=progress((), quiet),
         )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from aoti_build.common.secrets import without_secrets
 from aoti_build.errors import Interrupted
 
 # All processes together get this long after SIGTERM. A task must end within five seconds.
@@ -38,7 +39,7 @@ def start_process(
     Args:
         output: the descriptor for its stdout and stderr.
         events: one more descriptor that it inherits.
-        environment: variables set on top of this process's own.
+        environment: variables set on top of this process's own, which come without secrets.
 
     Raises `Interrupted` after `stop_all`.
     """
@@ -51,7 +52,7 @@ def start_process(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, **environment},
+            env={**without_secrets(os.environ), **environment},
             pass_fds=[events],
             # This also makes a process group, which has the number of the process.
             start_new_session=True,

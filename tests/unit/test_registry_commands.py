@@ -331,6 +331,26 @@ def test_no_more_is_written_than_the_manifest_says(pushed: FakeRegistry, tmp_pat
     refused(ArtifactError, "more than the 5 bytes", tmp_path, pushed.address())
 
 
+@pytest.mark.parametrize("name", ["NOTES.md", "SHA256SUMS", "release.json", SIGNATURE])
+@pytest.mark.parametrize("with_key", [True, False])
+def test_a_manifest_with_other_sizes_fills_no_disk(
+    registry: FakeRegistry, signed: Path, tmp_path: Path, name: str, with_key: bool
+) -> None:
+    """A signature has no sizes. They are those of `release.json`, which comes first."""
+
+    def change(document: dict[str, Any]) -> None:
+        for layer in document["layers"]:
+            if layer["annotations"][TITLE] == name:
+                layer["size"] = 1 << 40
+
+    edit(registry, change)
+    options = {"public_keys": [str(signed)]} if with_key else {}
+    words = "changed: 'NOTES.md'" if name == "NOTES.md" else f"{name} of the release is too large"
+    refused(ArtifactError, words, tmp_path, registry.address(), **options)
+    names = [digest_of(content) for content in FILES.values()]
+    assert not [call for call in registry.made("GET", "blobs") if call.path[-71:] in names]
+
+
 def test_a_file_that_the_registry_lost(pushed: FakeRegistry, tmp_path: Path) -> None:
     del pushed.blobs[digest_of(FILES["NOTES.md"])]
     refused(ArtifactError, "it lacks NOTES.md", tmp_path, pushed.address())
@@ -347,7 +367,20 @@ def test_a_manifest_with_another_digest(pushed: FakeRegistry, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["../escaped", "/etc/escaped", "a/../b", "./a", "a\\b", "a\nb", "", "a//b", "release.json/b"],
+    [
+        "../escaped",
+        "/etc/escaped",
+        "a/../b",
+        "./a",
+        "a\\b",
+        "a\nb",
+        "",
+        "a//b",
+        "release.json/b",
+        f"a/{'n' * 256}",
+        f"{'a/' * 1500}b",
+    ],
+    ids=lambda name: name[:20],
 )
 def test_unsafe_names_are_refused(pushed: FakeRegistry, tmp_path: Path, name: str) -> None:
     def rename(document: dict[str, Any]) -> None:
@@ -406,6 +439,27 @@ def test_files_that_the_record_lacks_are_refused(pushed: FakeRegistry, tmp_path:
     refused(ArtifactError, "missing: 'NOTES.md'", tmp_path, pushed.address())
 
 
+@pytest.mark.parametrize("name", [".git/config", ".envrc", "models/.vscode/tasks.json"])
+def test_hidden_files_are_not_pulled(registry: FakeRegistry, tmp_path: Path, name: str) -> None:
+    """git, direnv and editors would obey them. No release has any."""
+    release = write_release(tmp_path / "release", {**FILES, "hidden": b"evil"})
+    record = release / "release.json"
+    push(str(release), registry.address())
+    text = record.read_text().replace('"hidden"', json.dumps(name)).encode()
+
+    def change(document: dict[str, Any]) -> None:
+        for layer in document["layers"]:
+            titles = layer["annotations"]
+            if titles[TITLE] == "hidden":
+                titles[TITLE] = name
+            if titles[TITLE] == "release.json":
+                layer.update(digest=digest_of(text), size=len(text))
+
+    registry.blobs[digest_of(text)] = text
+    edit(registry, change)
+    refused(ArtifactError, "is hidden", tmp_path, registry.address())
+
+
 @pytest.mark.parametrize("mode", ["666", "4755", "000", "abc"])
 def test_modes_that_open_files_to_others_are_refused(
     registry: FakeRegistry, tmp_path: Path, mode: str
@@ -435,7 +489,7 @@ def test_nothing_at_the_address(pushed: FakeRegistry, tmp_path: Path) -> None:
 
 def test_an_interrupted_pull_leaves_nothing(pushed: FakeRegistry, tmp_path: Path) -> None:
     def interrupt(line: str) -> None:
-        if line == "download release.json":
+        if line == "download models/second/cpu/model.pt2":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -764,7 +818,7 @@ def test_messages_of_the_registry_do_not_repeat_secrets(
 ) -> None:
     registry.login = "bearer"
     log_in(tmp_path, registry.host, {"auth": encoded()})
-    said = {"errors": [{"code": "UNSUPPORTED", "message": f"no {TOKEN} {PASSWORD}"}]}
+    said = {"errors": [{"code": "UNSUPPORTED", "message": f"no {TOKEN} {PASSWORD} {encoded()}"}]}
     failure = Reply(405, json.dumps(said).encode())
 
     def fault(call: Call) -> Reply | None:
@@ -773,7 +827,7 @@ def test_messages_of_the_registry_do_not_repeat_secrets(
     registry.fault = fault
     with pytest.raises(NetworkError) as caught:
         push(str(release), registry.address())
-    assert "UNSUPPORTED: no *** ***" in str(caught.value)
+    assert "UNSUPPORTED: no *** *** ***" in str(caught.value)
 
 
 @pytest.mark.parametrize("realm", ["", "file:///etc/passwd", "http://me@host/", "http://[", "x"])
@@ -785,6 +839,33 @@ def test_a_strange_service_of_tokens_gets_no_password(
     registry.fault = lambda call: Reply(401, headers=challenge)
     with pytest.raises(NetworkError):
         push(str(release), registry.address())
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_registry_of_this_host_lets_no_password_out_unencrypted(
+    registry: FakeRegistry,
+    release: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    insecure: bool,
+) -> None:
+    """It is asked without encryption itself, as by a tunnel. ``--insecure`` allows it elsewhere."""
+    log_in(tmp_path, registry.host, {"auth": encoded()})
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://tokens.example.org/token"'}
+    registry.fault = lambda call: Reply(401, headers=challenge)
+    asked = []
+    send = transport.Transport.send
+
+    def watched(self: Any, method: str, url: str, *rest: Any) -> Any:
+        if "example.org" in url:
+            asked.append(url)
+            url = "http://127.0.0.1:1/"
+        return send(self, method, url, *rest)
+
+    monkeypatch.setattr(transport.Transport, "send", watched)
+    with pytest.raises(NetworkError):
+        push(str(release), registry.address(), insecure=insecure)
+    assert bool(asked) == insecure
 
 
 # Redirects

@@ -14,7 +14,7 @@ from small_projects import FakeWorker, contents, publish_fake
 from aoti_build.commands.release.command import ReleaseOptions, release
 from aoti_build.commands.release.pull import pull
 from aoti_build.commands.release.report import ReleaseReport
-from aoti_build.errors import ExitCode, NetworkError, UsageError
+from aoti_build.errors import ExitCode, Interrupted, NetworkError, UsageError
 from aoti_build.models_file import Project
 from aoti_build.registry import transport
 from aoti_build.report.release_text import release_lines
@@ -65,6 +65,27 @@ def test_a_push_that_fails_keeps_the_bundle(
     assert f"invoke release-push {project.root / 'out'} {registry.address()}" in str(report.error)
     assert (project.root / "out" / "release.json").exists()
     assert report.as_json()["push"] is None
+
+
+def test_a_push_that_is_interrupted_says_how_to_go_on(
+    project: Project, fake_worker: FakeWorker, registry: FakeRegistry
+) -> None:
+    publish_fake(project)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    options = ReleaseOptions(
+        version="1.4.0",
+        directory=str(project.root / "out"),
+        allow_dirty=True,
+        push=registry.address(),
+    )
+    with pytest.raises(Interrupted, match="written and not pushed") as caught:
+        release(project, project.targets, options, on_line=interrupt)
+    assert f"invoke release-push {project.root / 'out'} {registry.address()}" in str(caught.value)
+    assert (project.root / "out" / "release.json").exists()
+    assert not registry.manifests
 
 
 @pytest.mark.parametrize("address", ["oci://h/a", "h/a:1", f"oci://h/a@sha256:{'0' * 64}"])

@@ -18,6 +18,7 @@ import pytest
 from signers import write_private, write_public
 from small_projects import TWO_MODELS, FakeWorker, contents, publish_fake, write_project
 
+from aoti_build.artifact.bundle.checkout import read_checkout
 from aoti_build.artifact.bundle.record import parse_release
 from aoti_build.artifact.manifest import read_manifest
 from aoti_build.artifact.paths import artifact_directory
@@ -403,6 +404,34 @@ def test_a_changed_file_is_refused_and_named(dirty: Project) -> None:
     assert "--allow-dirty" in str(caught.value)
 
 
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_changed_file_that_git_was_told_to_skip_is_refused(two: Project, flag: str) -> None:
+    git(two.root, "update-index", flag, "helper.py")
+    assert make(two).error is None
+    with (two.root / "helper.py").open("a") as file:
+        file.write("# another line\n")
+    for target in two.targets:
+        publish_fake(two, target)
+    assert git(two.root, "diff", "--name-only", "HEAD") == ""
+    with pytest.raises(UsageError, match=r"files differ from the commit: helper\.py"):
+        make(two, "out2")
+
+
+def test_settings_of_git_hide_no_change(two: Project) -> None:
+    """The project is a part of a checkout, and a source lies beside it."""
+    place = two.root / "part"
+    place.mkdir()
+    (place / "models.yaml").write_text("version: 1\n")
+    git(two.root, "add", "--all")
+    git(two.root, "commit", "--quiet", "--message=second")
+    git(two.root, "config", "diff.relative", "true")
+    (two.root / "helper.py").write_text("changed\n")
+    assert git(place, "diff", "--name-only", "HEAD") == ""
+    checkout = read_checkout(place, place / "artifacts")
+    assert checkout is not None
+    assert checkout.changed == ("helper.py",)
+
+
 def test_a_changed_file_is_recorded(dirty: Project) -> None:
     out = made(dirty, allow_dirty=True)
     assert parse_release((out / "release.json").read_bytes(), "out").source.dirty
@@ -530,6 +559,15 @@ def test_a_version_that_is_not_later_is_refused(two: Project, version: str) -> N
     first = made(two, "first", version="1.3")
     with pytest.raises(UsageError, match=r"does not come after 1\.3"):
         make(two, version=version, previous=str(first))
+
+
+def test_an_earlier_version_without_an_order(two: Project) -> None:
+    first = made(two, "first", version="1.3")
+    record = first / "release.json"
+    record.write_text(record.read_text().replace('"version": "1.3"', '"version": "newest"'))
+    with pytest.raises(UsageError, match="version of --previous, 'newest'") as caught:
+        make(two, version="1.4", previous=str(first))
+    assert "omit it" in str(caught.value)
 
 
 def test_what_is_no_release_before(two: Project) -> None:

@@ -66,10 +66,10 @@ def publish(
     replace(manifest, files=files).write(directory)
 
 
-def made(project: Project, name: str, targets: slice = slice(None)) -> str:
+def made(project: Project, name: str, targets: slice = slice(None), *, previous: str = "") -> str:
     """A release with the version `name`, as a directory."""
     out = project.root / name
-    options = ReleaseOptions(version=name, directory=str(out), allow_dirty=True)
+    options = ReleaseOptions(version=name, directory=str(out), allow_dirty=True, previous=previous)
     report = release(project, project.targets[targets], options)
     assert report.error is None, report.error
     return str(out)
@@ -496,6 +496,27 @@ def test_names_from_a_release_do_nothing_in_markdown_or_on_a_terminal(two: Proje
     diff = release_diff(old, new)
     assert "\x1b" not in text_of(diff)
     assert "<b>" not in release_diff_markdown(diff)
+
+
+def test_reasons_from_a_release_do_nothing_in_notes(two: Project) -> None:
+    """Nothing proves what an earlier release says."""
+    old = made(two, "1")
+    publish(two, 0, code=b"code" * 2)
+
+    def change(document: Any) -> None:
+        for target in document["targets"]:
+            target["key_parts"]["<img src=x>\n\n# [now](http://evil.example.org)\x1b[2J"] = "0" * 64
+
+    edited_record(old, change)
+    new = made(two, "2", previous=old)
+    for text in (
+        (Path(new) / "NOTES.md").read_text(),
+        release_diff_markdown(release_diff(old, new)),
+        text_of(release_diff(old, new)),
+    ):
+        assert "\x1b" not in text
+        assert "\n#" not in text.partition("evil.example.org")[0][-80:]
+    assert "\\<img src=x\\> \\# \\[now\\]" in (Path(new) / "NOTES.md").read_text()
 
 
 def test_the_task(two: Project, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_no_option_weakens_a_signature(release: Release) -> None:
     with pytest.raises(UsageError, match="without require_signature"):
         aoti_build.load("small", artifacts=release.bundle / "models", min_version="1.0")
     refused(release, UsageError, "is not a version", min_version="v1")
+
+
+def test_modules_of_the_release_are_not_imported(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could shadow the library that verifies the signature."""
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    monkeypatch.chdir(release.bundle)
+    refused(release, UsageError, "imports modules from the release")
+    monkeypatch.chdir(release.place)
+    assert load(release)
 
 
 def _flip(path: Path) -> None:

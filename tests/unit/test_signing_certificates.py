@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 from signers import (
     NOW,
     Holder,
+    authority_use,
     certify,
     key_usage,
     signer_use,
@@ -33,6 +34,7 @@ from aoti_build.artifact.signing.private_keys import read_signing_key
 from aoti_build.artifact.signing.sign import sign
 from aoti_build.artifact.signing.trust import TrustedKeys, read_trusted_keys
 from aoti_build.artifact.signing.verify import SignedListing, verify_signature
+from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import SignatureError
 
 
@@ -173,6 +175,35 @@ def test_a_revoked_key_anywhere_on_the_way_is_refused(chain: Chain, whose: str) 
         verify_signature(chain.content, chain.trusted(revoked=revoked), now=NOW)
 
 
+@pytest.mark.parametrize("whose", ["signer", "between", "root"])
+@pytest.mark.parametrize("form", ["der", "pem"])
+def test_a_certificate_is_revoked_by_its_own_digest_too(
+    chain: Chain, whose: str, form: str
+) -> None:
+    """As ``openssl x509 -fingerprint -sha256`` and ``sha256sum`` print it."""
+    fingerprint = digest_bytes(getattr(getattr(chain, whose), form)())
+    revoked = write_pem(chain.place / "revoked", fingerprint.encode())
+    with pytest.raises(refusals.RevokedKey):
+        verify_signature(chain.content, chain.trusted(revoked=revoked), now=NOW)
+
+
+def test_a_trusted_certificate_is_revoked_by_the_digest_of_its_file(chain: Chain) -> None:
+    root = write_pem(chain.place / "noted.pem", b"# ours\n" + chain.root.pem())
+    revoked = write_pem(chain.place / "revoked", digest_bytes(root.read_bytes()).encode())
+    with pytest.raises(refusals.RevokedKey):
+        verify_signature(chain.content, read_trusted_keys([root], revoked=revoked), now=NOW)
+
+
+def test_a_renewed_root_takes_the_place_of_an_expired_one(chain: Chain) -> None:
+    """Both have the same name and the same key. Their order does not matter."""
+    times = {"begin": NOW - timedelta(days=99), "end": NOW - timedelta(days=9)}
+    expired = certify(Holder("root", chain.root.key), authority=True, **times)
+    for holders in ((expired, chain.root), (chain.root, expired)):
+        assert chain.verify(chain.content, *holders).files
+    with pytest.raises(refusals.ExpiredCertificate):
+        chain.verify(chain.content, expired)
+
+
 CONSTRAINTS = (x509.BasicConstraints(ca=False, path_length=None), True)
 SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 CODE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
@@ -222,6 +253,7 @@ def test_one_word_for_signing_is_enough(chain: Chain, extensions: Any) -> None:
             ],
             "critical extension 2.5.29.30",
         ),
+        ([*authority_use(), (SERVER, False)], "ExtendedKeyUsage has no codeSigning"),
     ],
 )
 def test_a_certificate_that_is_no_authority_issues_nothing(
@@ -236,6 +268,14 @@ def test_a_certificate_that_is_no_authority_issues_nothing(
         chain.verify(chain.claimed(leaf.der()), between)
 
 
+@pytest.mark.parametrize("use", ["CODE_SIGNING", "ANY_EXTENDED_KEY_USAGE"])
+def test_an_authority_for_signing_code_issues_certificates(chain: Chain, use: str) -> None:
+    uses = x509.ExtendedKeyUsage([getattr(ExtendedKeyUsageOID, use)])
+    between = certify(Holder("b"), chain.root, extensions=[*authority_use(), (uses, False)])
+    leaf = certify(Holder("release", chain.signer.key), between)
+    assert chain.verify(chain.claimed(leaf.der(), between.der())).files
+
+
 def test_an_authority_issues_no_more_authorities_than_it_may(chain: Chain) -> None:
     below = certify(Holder("below"), chain.between, authority=True)
     leaf = certify(Holder("release", chain.signer.key), below)
@@ -244,11 +284,15 @@ def test_an_authority_issues_no_more_authorities_than_it_may(chain: Chain) -> No
 
 
 def test_weak_hashes_and_short_keys_vouch_for_nothing(chain: Chain) -> None:
-    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - it is refused
-    for root in (Holder("weak"), Holder("short", short)):
-        certify(root, authority=True)
+    weak = {
+        "short": rsa.generate_private_key(65537, 1024),  # noqa: S505 - it is refused
+        "curve": ec.generate_private_key(ec.SECP224R1()),
+        "dsa": dsa.generate_private_key(1024),  # noqa: S505 - it is refused
+    }
+    for name in ("weak", *weak):
+        root = certify(Holder(name, weak.get(name)), authority=True)
         leaf = certify(Holder("release", chain.signer.key), root)
-        if root.key is not short:
+        if name == "weak":
             leaf = certify(leaf, root, hash_type=hashes.SHA3_256())
         with pytest.raises(refusals.UntrustedCertificate, match="vouches for CN=release"):
             chain.verify(chain.claimed(leaf.der()), root)

@@ -18,6 +18,7 @@ from aoti_build.artifact.signing.private_keys import read_signing_key
 from aoti_build.artifact.signing.sign import sign
 from aoti_build.artifact.signing.trust import read_trusted_keys, system_trusted_keys
 from aoti_build.artifact.signing.verify import verify_signature
+from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import ExitCode
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two other users")
@@ -59,6 +60,7 @@ def test_an_encrypted_key_needs_its_passphrase(
     path = tmp_path / "encrypted.pem"
     write_private(path, world.secret, passphrase=b"secret")
     assert "it is encrypted" in refusal(path)
+    assert "--sign-passphrase" in refusal(path)
     assert "SIGN_PASS has no passphrase" in refusal(path, variable="SIGN_PASS")
     variable = "SIGN_PASS"
     monkeypatch.setenv(variable, "wrong")
@@ -97,6 +99,7 @@ def test_files_that_hold_no_private_key(world: World, tmp_path: Path) -> None:
     assert "it has EC PRIVATE KEY" in refusal(tmp_path / "old.pem")
     world.public.chmod(0o600)
     assert "it has PUBLIC KEY" in refusal(world.public)
+    assert "name the file with the private key" in refusal(world.public)
     both = tmp_path / "both.pem"
     both.write_bytes((tmp_path / "key.pem").read_bytes() * 2)
     both.chmod(0o600)
@@ -173,6 +176,23 @@ def test_a_directory_of_keys_has_keys_and_a_list(world: World, umask: None) -> N
     signed_before = sign(world.release, read_signing_key(world.place / "old-secret.pem"))
     with pytest.raises(refusals.RevokedKey):
         verify_signature(signed_before, trusted)
+
+
+@pytest.mark.parametrize("form", ["lines of Windows", "text around it"])
+def test_a_key_is_revoked_by_the_digest_of_its_file(world: World, umask: None, form: str) -> None:
+    """`sha256sum` prints another number for it than for the same key as openssl writes it."""
+    content = world.public.read_bytes()
+    if form == "lines of Windows":
+        content = content.replace(b"\n", b"\r\n")
+    else:
+        content = b"# of CI\n" + content
+    keys = world.place / "keys"
+    keys.mkdir()
+    write_pem(keys / "ours.pem", content)
+    assert verify_signature(world.content, read_trusted_keys([keys])).files
+    (keys / "revoked").write_text(digest_bytes(content))
+    with pytest.raises(refusals.RevokedKey, match="ours"):
+        verify_signature(world.content, read_trusted_keys([keys]))
 
 
 def test_a_directory_of_keys_has_nothing_else(world: World, umask: None) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,11 @@ def _of_record(change: Callable[[Any], object]) -> Callable[[Release], None]:
     return lambda release: release.edit("release.json", change)
 
 
+def _built(provenance: Any) -> Any:
+    """What provenance says from outside of the build."""
+    return provenance["predicate"]["buildDefinition"]["externalParameters"]
+
+
 CONTRADICTIONS: dict[str, tuple[Callable[[Release], object], str]] = {
     "package": (
         _of_record(lambda d: _row(d).update(package_sha256="0" * 64)),
@@ -343,6 +349,35 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Release], object], str]] = {
         lambda r: (r.bundle / "evidence/test-results.json").write_text('["odd"]'),
         "test-results.json cannot be read",
     ),
+    "no target": (_of_record(lambda d: d["targets"].clear()), "lists no package"),
+    "failed verdict": (
+        lambda r: r.edit("models/small/cpu/verify.json", lambda d: d.update(verdict="mismatch")),
+        "says that the comparison failed",
+    ),
+    "failed test": (
+        lambda r: r.edit(
+            "evidence/test-results.json", lambda d: d[1]["predicate"].update(result="FAILED")
+        ),
+        "says that models/small/cpu/model.pt2 failed",
+    ),
+    "version of the sbom": (
+        lambda r: r.edit(
+            "evidence/sbom.cdx.json", lambda d: d["metadata"]["component"].update(version="2.0")
+        ),
+        "sbom.cdx.json is about another release",
+    ),
+    "version of the provenance": (
+        lambda r: r.edit("evidence/provenance.json", lambda d: _built(d).update(version="2.0")),
+        "provenance.json is about another release",
+    ),
+    "commit": (
+        _of_record(lambda d: d["source"].update(commit="0" * 40)),
+        "provenance.json is about another release",
+    ),
+    "provenance of another shape": (
+        lambda r: r.edit("evidence/provenance.json", lambda d: d.update(predicate=[])),
+        "provenance.json cannot be read",
+    ),
     "bench": (lambda r: _add(r, "models/small/cpu/bench.json"), "bench.json"),
     "stray": (lambda r: _add(r, "models/small/cpu/code.so"), "belongs to no artifact"),
 }
@@ -359,6 +394,69 @@ def test_a_release_that_contradicts_itself(
     release.sign()
     error = refused(release, fake_worker, ContradictoryRelease, "contradicts itself")
     assert match in error.cause
+
+
+@pytest.mark.parametrize("mode", ["4644", "2755", "666", "646", "0644", "x"])
+def test_modes_that_no_release_has(release: Release, fake_worker: FakeWorker, mode: str) -> None:
+    """Not even if the record has them too."""
+    if mode != "x":
+        (release.bundle / "NOTES.md").chmod(int(mode, 8))
+
+    def change(document: Any) -> None:
+        document["files"]["NOTES.md"]["mode"] = mode
+
+    release.edit("release.json", change)
+    _sum_anew(release)
+    release.sign()
+    error = refused(release, fake_worker, ContradictoryRelease, "contradicts itself")
+    assert "NOTES.md" in error.cause
+
+
+def _sum_anew(release: Release) -> None:
+    """Let SHA256SUMS have the digest of the present release.json."""
+    sums = release.bundle / "SHA256SUMS"
+    lines = sums.read_text().splitlines()
+    lines = [line for line in lines if not line.endswith("  release.json")]
+    lines.append(f"{digest_file(release.bundle / 'release.json')}  release.json")
+    sums.write_text("".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:])))
+
+
+@pytest.mark.parametrize(
+    ("directory", "mode"), [("models/small", 0o777), ("evidence", 0o775), ("", 0o1777)]
+)
+def test_directories_that_others_can_write_to(
+    release: Release, fake_worker: FakeWorker, directory: str, mode: int
+) -> None:
+    """As an archive from elsewhere may have them. No signature covers these modes."""
+    (release.bundle / directory).chmod(mode)
+    error = refused(release, fake_worker, ModeMismatch, f"has mode {mode:04o}")
+    assert f"chmod go-w {release.bundle / directory}" in error.hint
+
+
+def test_the_group_may_write_to_the_directory_of_the_release(release: Release) -> None:
+    """`mkdir` makes it so with the umask of many users."""
+    release.bundle.chmod(0o2775)
+    assert verify(release).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["\udc80", "../x", "a\0b", "a//b", "/etc/x", ".git"])
+def test_a_record_with_impossible_names(
+    release: Release, fake_worker: FakeWorker, name: str
+) -> None:
+    """Without a signature anybody can have written them."""
+
+    def add_file(document: Any) -> None:
+        document["files"][name] = {"sha256": "0" * 64, "size": 1, "mode": "644"}
+
+    options: dict[str, Any] = {"keys": (), "unsigned": True}
+    before = (release.bundle / "release.json").read_bytes()
+    release.edit("release.json", add_file)
+    error = refused(release, fake_worker, ArtifactError, "record of the release", **options)
+    assert "the name" in error.cause
+    (release.bundle / "release.json").write_bytes(before)
+    release.edit("release.json", lambda d: _row(d).update(target=f"small/{name}"))
+    error = refused(release, fake_worker, ArtifactError, "record of the release", **options)
+    assert "not the name of a target" in error.cause
 
 
 def test_sums_of_other_bytes(release: Release, fake_worker: FakeWorker) -> None:
@@ -450,6 +548,20 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("below", ["", "models"])
+def test_modules_of_the_release_are_not_imported(
+    release: Release, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """They could shadow the library that verifies the signature."""
+    monkeypatch.setattr("sys.path", [*sys.path, str(release.bundle / below)])
+    refused(release, fake_worker, UsageError, "imports modules from the release")
+    monkeypatch.setattr("sys.path", [*sys.path[:-1], ""])
+    monkeypatch.chdir(release.bundle / below)
+    refused(release, fake_worker, UsageError, "imports modules from the release")
+    monkeypatch.chdir(release.place)
+    assert verify(release).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -468,6 +580,8 @@ def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> No
         (["--release", "x", "--public-key", "KEY", "--revoked", "nowhere"], "nowhere"),
         (["--release", "x", "--unsigned", "--revoked", "KEY"], "--unsigned and --revoked exclude"),
         (["--release", "x.tar.gz", "--unsigned"], "is an archive"),
+        (["--release", "x", "--unsigned", "--html", "x/report.html"], "lies in the release"),
+        (["--release", "x", "--unsigned", "--junit", "x/y/junit.xml"], "lies in the release"),
         (["--release", "x", "--unsigned"], "no release here"),
         (["--release", "", "--unsigned"], "--release names nothing"),
         (["--release", "x", "--public-key", "nowhere.pem"], "nowhere.pem"),

@@ -19,11 +19,14 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from signers import write_private
 from small_projects import REAL_PYTHON
 
 from aoti_build import errors
 from aoti_build._torch.__main__ import _guarded
 from aoti_build._torch.events import Events
+from aoti_build.artifact.signing.private_keys import read_signing_key
+from aoti_build.common import secrets
 from aoti_build.common.records import write_json
 from aoti_build.common.writing import disk_error
 from aoti_build.errors import (
@@ -149,6 +152,22 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "1000"], pass_fds=[line])
 os.write(line, b"started")
 """
+
+
+def test_a_worker_gets_no_secret_of_the_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs code of models and of packages."""
+    write_private(tmp_path / "key.pem", passphrase=b"secret")
+    monkeypatch.setattr(secrets, "_secret", {secrets.REGISTRY_PASSWORD})
+    names = ("AOTI_BUILD_REGISTRY_PASSWORD", "SIGN_PASS", "OTHER")
+    for name in names:
+        monkeypatch.setenv(name, "secret")
+    script = f"result(**{{name: float(name in os.environ) for name in {names}}})"
+    assert run(script).seconds == dict(zip(names, (0.0, 1.0, 1.0), strict=True))
+    read_signing_key(tmp_path / "key.pem", passphrase_variable="SIGN_PASS")
+    assert run(script).seconds == dict(zip(names, (0.0, 0.0, 1.0), strict=True))
+    assert os.environ["SIGN_PASS"] == "secret"
 
 
 def test_a_result_comes_back(run: Run, tmp_path: Path) -> None:

@@ -64,10 +64,31 @@ def _changed_files(root: Path, artifacts: Path) -> tuple[str, ...]:
     # Artifacts beside the sources are no directory that could be left out.
     if artifacts != root and artifacts.is_relative_to(root):
         pathspecs.append(f":(exclude,literal){artifacts.relative_to(root).as_posix()}")
-    changed = git_text(root, "diff", "--no-ext-diff", "--name-only", "HEAD", "--", *pathspecs)
-    if changed is None:
+    # The user's settings could leave out what is not below `root`, or submodules.
+    words = ("--no-ext-diff", "--no-relative", "--ignore-submodules=none", "--name-only")
+    changed = git_text(root, "diff", *words, "HEAD", "--", *pathspecs)
+    listed = git_text(root, "ls-files", "-v", "-z", "--", *pathspecs)
+    if changed is None or listed is None:
         return (_UNKNOWN,)
-    return tuple(changed.splitlines())
+    skipped = [entry[2:] for entry in listed.split("\0") if _is_skipped(entry)]
+    return (*changed.splitlines(), *[name for name in skipped if _is_changed(root, name)])
+
+
+def _is_skipped(entry: str) -> bool:
+    """Whether `git diff` leaves a file out, by its entry in `git ls-files -v`.
+
+    A small letter means ``--assume-unchanged``, and an S ``--skip-worktree``.
+    """
+    return entry[:1].islower() or entry.startswith("S ")
+
+
+def _is_changed(root: Path, name: str) -> bool:
+    """Whether a file that is there has other content than in the commit."""
+    if not (root / name).is_file():
+        return False  # as in a sparse checkout
+    return git_text(root, "hash-object", "--", name) != git_text(
+        root, "rev-parse", f"HEAD:./{name}"
+    )
 
 
 def _repository(root: Path) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,3 +88,22 @@ def open_bundle(path: Path) -> Iterator[OpenBundle]:
         yield OpenBundle(path, Path(f"/proc/self/fd/{descriptor}"))
     finally:
         os.close(descriptor)
+
+
+def refuse_imports_from(release: Path) -> None:
+    """Raise `UsageError` if this process imports modules from the release.
+
+    ``python -m`` and ``python -c`` do, if they are started there. Its own ``cryptography.py`` would
+    then verify its signature.
+    """
+    place = os.path.realpath(release)
+    for entry in sys.path:
+        directory = os.path.realpath(entry or os.curdir)
+        if directory == place or directory.startswith(f"{place}{os.sep}"):
+            raise UsageError(
+                "Python imports modules from the release",
+                where=str(release),
+                cause=f"{directory} is on its import path",
+                hint="start the process in another directory, and keep the release out of"
+                " PYTHONPATH",
+            )

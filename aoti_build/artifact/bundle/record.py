@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from aoti_build.artifact.bundle import layout
+from aoti_build.artifact.signing.names import name_fault
 from aoti_build.common.digests import digest_bytes
-from aoti_build.common.fields import loads
+from aoti_build.common.fields import is_name, loads
 from aoti_build.common.json_object import JsonObject
 from aoti_build.common.reading import RECORD_LIMIT, read_bytes
 from aoti_build.errors import ArtifactError
@@ -159,9 +160,26 @@ def parse_release(content: bytes, where: str) -> ReleaseRecord:
         cause = f"it has format version {shown}, and this release reads {FORMAT_VERSION}"
         raise _unreadable(where, cause)
     try:
-        return msgspec.convert(document, ReleaseRecord)
+        record = msgspec.convert(document, ReleaseRecord)
     except msgspec.ValidationError as error:
         raise _unreadable(where, str(error)) from error
+    _require_names(record, where)
+    return record
+
+
+def _require_names(record: ReleaseRecord, where: str) -> None:
+    """Raise `ArtifactError` for names of files and targets that could not be in a release."""
+    for path in record.files:
+        fault = name_fault(path)
+        # Other tools obey such files: git, direnv and editors.
+        if not fault and (path.startswith(".") or "/." in path):
+            fault = "is hidden"
+        if fault:
+            raise _unreadable(where, f"the name {path[:200]!a} of a file {fault}")
+    for released in record.targets:
+        model, _, variant = released.target.partition("/")
+        if not is_name(model) or not is_name(variant):
+            raise _unreadable(where, f"{released.target[:200]!a} is not the name of a target")
 
 
 def read_release(path: Path, where: str | None = None) -> tuple[ReleaseRecord, str]:

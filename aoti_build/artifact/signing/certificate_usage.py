@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     _Extension = TypeVar("_Extension", bound=ExtensionType)
 
 _LEAST_RSA_BITS = 2048
+_LEAST_CURVE_BITS = 256
 _HASHES = ("sha256", "sha384", "sha512")
 
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
     """Whether `issuer` has the name and the key with which a certificate was signed.
 
-    Weak hashes and short RSA keys issue nothing.
+    Weak hashes, short RSA keys, small curves and DSA issue nothing.
     """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         hash_type = certificate.signature_hash_algorithm
-        if hash_type is None or hash_type.name not in _HASHES or _is_short(issuer.public_key()):
+        if (
+            hash_type is None
+            or hash_type.name not in _HASHES
+            or not _may_vouch(issuer.public_key())
+        ):
             return False
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -56,9 +61,12 @@ def require_signing_use(certificate: Certificate) -> None:
 def require_issuing_use(certificate: Certificate, below_count: int) -> None:
     """Raise `UntrustedCertificate` unless a certificate may issue others.
 
-    `below_count` is the number of issuers between it and the signer's certificate.
+    `below_count` is the number of issuers between it and the signer's certificate. An
+    ExtendedKeyUsage of an authority limits what it issues, as most verifiers have it: one for
+    servers issues no certificate for signing code.
     """
-    from cryptography.x509 import BasicConstraints, KeyUsage
+    from cryptography.x509 import BasicConstraints, ExtendedKeyUsage, KeyUsage
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     _require_known_extensions(certificate)
     constraints = _extension(certificate, BasicConstraints)
@@ -70,6 +78,12 @@ def require_issuing_use(certificate: Certificate, below_count: int) -> None:
     key_usage = _extension(certificate, KeyUsage)
     if key_usage is not None and not key_usage.key_cert_sign:
         raise _may_not(certificate, "issue certificates", "its KeyUsage has no keyCertSign")
+    extended = _extension(certificate, ExtendedKeyUsage)
+    if extended is None or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in extended:
+        return
+    if ExtendedKeyUsageOID.CODE_SIGNING not in extended:
+        cause = "its ExtendedKeyUsage has no codeSigning"
+        raise _may_not(certificate, "issue certificates for signing code", cause)
 
 
 def _require_known_extensions(certificate: Certificate) -> None:
@@ -97,10 +111,14 @@ def _extension(certificate: Certificate, kind: type[_Extension]) -> _Extension |
         return None
 
 
-def _is_short(key: Any) -> bool:
+def _may_vouch(key: Any) -> bool:
+    """Whether a key is of a kind and a size that can vouch for others."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-    return isinstance(key, RSAPublicKey) and key.key_size < _LEAST_RSA_BITS
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= _LEAST_RSA_BITS
+    return isinstance(key, EllipticCurvePublicKey) and key.key_size >= _LEAST_CURVE_BITS
 
 
 def _may_not(certificate: Certificate, what: str, cause: str) -> UntrustedCertificate:

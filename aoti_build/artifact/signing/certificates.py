@@ -21,6 +21,7 @@ from aoti_build.artifact.signing.refusals import (
     MalformedSignature,
     UntrustedCertificate,
 )
+from aoti_build.common.digests import digest_bytes
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -62,14 +63,15 @@ def certified_key(
         ExpiredCertificate: one is not valid at `now`.
         UnsupportedSignature: the signer's key has another algorithm.
     """
+    moment = now or datetime.now(timezone.utc)
     leaf, *others = [_parsed(der) for der in chain]
-    way = _way(leaf, others, {anchor.der: anchor.name for anchor in anchors})
+    way = _way(leaf, others, {anchor.der: anchor.name for anchor in anchors}, moment)
     key = _key_of(leaf)
     usage.require_signing_use(leaf)
     for below_count, certificate in enumerate(way.certificates[1:]):
         usage.require_issuing_use(certificate, below_count)
     for certificate in way.certificates:
-        _require_valid(certificate, now)
+        _require_valid(certificate, moment)
     return CertifiedKey(
         key=key,
         subject=subject_of(leaf),
@@ -120,7 +122,7 @@ def require_usable(chain: Sequence[bytes], key: PublicKey, now: datetime | None)
         )
     usage.require_signing_use(leaf)
     for der in chain:
-        _require_valid(_parsed(der), now)
+        _require_valid(_parsed(der), now or datetime.now(timezone.utc))
 
 
 def subject_of(certificate: Certificate) -> str:
@@ -133,11 +135,17 @@ class _Way(NamedTuple):
     anchor: str
 
 
-def _way(leaf: Certificate, others: list[Certificate], anchors: dict[bytes, str]) -> _Way:
+def _way(
+    leaf: Certificate,
+    others: list[Certificate],
+    anchors: dict[bytes, str],
+    moment: datetime,
+) -> _Way:
     """The certificates from `leaf` to one in `anchors`, which maps DER to a name."""
-    trusted = [_parsed(der) for der in anchors]
+    # An authority that renews its certificate keeps its name and key. The one that is valid counts.
+    trusted = _valid_first([_parsed(der) for der in anchors], moment)
     way = [leaf]
-    remaining = list(others)
+    remaining = _valid_first(others, moment)
     while True:
         current = way[-1]
         der = _der(current)
@@ -164,12 +172,19 @@ def _issuer_of(certificate: Certificate, candidates: Sequence[Certificate]) -> C
     return None
 
 
-def _require_valid(certificate: Certificate, now: datetime | None) -> None:
-    moment = now or datetime.now(timezone.utc)
+def _valid_first(certificates: Sequence[Certificate], moment: datetime) -> list[Certificate]:
+    return sorted(certificates, key=lambda certificate: not _is_valid(certificate, moment))
+
+
+def _is_valid(certificate: Certificate, moment: datetime) -> bool:
+    return certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc
+
+
+def _require_valid(certificate: Certificate, moment: datetime) -> None:
+    if _is_valid(certificate, moment):
+        return
     begin = certificate.not_valid_before_utc
     end = certificate.not_valid_after_utc
-    if begin <= moment <= end:
-        return
     raise ExpiredCertificate(
         f"the certificate of {subject_of(certificate)} is not valid now",
         cause=f"it is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC,"
@@ -223,4 +238,7 @@ def _any_key_of(certificate: Certificate) -> PublicKey:
 
     public = certificate.public_key()
     der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return PublicKey(f"the key of {subject_of(certificate)}", der)
+    # As `openssl x509 -fingerprint -sha256` and `sha256sum` print them.
+    encodings = (Encoding.DER, Encoding.PEM)
+    digests = [digest_bytes(certificate.public_bytes(encoding)) for encoding in encodings]
+    return PublicKey(f"the key of {subject_of(certificate)}", der, tuple(digests))

@@ -8,6 +8,10 @@ from aoti_build.common.fields import MAX_PATH
 
 # The name of the signature file, as the reference tool has it.
 SIGNATURE_NAME = "model.sig"
+# Bytes of one part of a path, as file systems have it.
+_LONGEST_PART = 255
+# No release comes near it. Deeper ones could not be created or removed everywhere.
+_MOST_PARTS = 100
 
 
 def name_fault(name: str) -> str:
@@ -26,6 +30,10 @@ def name_fault(name: str) -> str:
         return "leads out of the directory"
     if "." in parts or "" in parts:
         return "is not in its shortest form"
+    if len(parts) > _MOST_PARTS:
+        return "is nested too deep"
+    if max(len(part.encode()) for part in parts) > _LONGEST_PART:
+        return "has a part that is too long"
     if unicodedata.normalize("NFC", name) != name:
         return "is not in Unicode's normal form NFC"
     return ""

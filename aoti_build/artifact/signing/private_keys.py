@@ -15,6 +15,7 @@ from aoti_build.artifact.signing.key_files import pem_blocks, read_secret_file
 from aoti_build.artifact.signing.library import require_cryptography
 from aoti_build.artifact.signing.public_keys import ACCEPTED, PublicKey, ecdsa, public_key_of
 from aoti_build.artifact.signing.refusals import KeyFileError
+from aoti_build.common.secrets import withhold
 from aoti_build.errors import SignatureError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def read_signing_key(
     `passphrase_variable` names the environment variable with the passphrase of an encrypted key.
     With `certificates`, PEM files of which the first begins with the signer's certificate, the
     signatures are of the kind `certificate`. `now` is the time at which it must be valid.
+    Workers that this process starts later do not get that variable.
 
     Raises:
         KeyFileError: a file cannot be used, or other users can read the private key.
@@ -104,6 +106,8 @@ def _passphrase(variable: str | None) -> bytes | None:
             f"the environment variable {variable} has no passphrase",
             hint=f"set {variable}, or name another variable",
         )
+    # A release builds and runs models after this.
+    withhold(variable)
     return text.encode(errors="surrogateescape")
 
 
@@ -136,7 +140,10 @@ def _require_block(path: Path, content: bytes, passphrase: bytes | None) -> None
         hint = f"openssl pkcs8 -topk8 -in {path} -out encrypted.pem encrypts it"
     elif labels == [_ENCRYPTED]:
         cause = "it is encrypted"
-        hint = "name the environment variable that has its passphrase"
+        hint = "name the environment variable that has its passphrase: --sign-passphrase VARIABLE"
+    elif not any(label.endswith(_PLAIN) for label in labels):
+        cause = f"it has {', '.join(labels)}"
+        hint = "name the file with the private key"
     else:
         cause = f"it has {', '.join(labels)}"
         hint = f"openssl pkcs8 -topk8 -nocrypt -in {path} -out key.pem writes one private key"

@@ -19,10 +19,14 @@ _PEM_LINE = 64
 
 
 class PublicKey(NamedTuple):
-    """A public key and where it is from. `der` is its SubjectPublicKeyInfo."""
+    """A public key and where it is from. `der` is its SubjectPublicKeyInfo.
+
+    `further_names` has other digests by which it may be revoked: those of its certificate.
+    """
 
     name: str
     der: bytes
+    further_names: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -35,9 +39,9 @@ class PublicKey(NamedTuple):
         return digest_bytes(self.pem)
 
     @property
-    def names(self) -> tuple[str, str]:
-        """Both digests. A list of revoked keys may have either."""
-        return self.fingerprint, self.hint
+    def names(self) -> tuple[str, ...]:
+        """All digests that mean this key. A list of revoked keys may have any of them."""
+        return self.fingerprint, self.hint, *self.further_names
 
     @property
     def pem(self) -> bytes:

@@ -13,6 +13,7 @@ from aoti_build.artifact.signing.key_files import Block, pem_blocks, read_key_fi
 from aoti_build.artifact.signing.library import require_cryptography
 from aoti_build.artifact.signing.public_keys import PublicKey, public_key_of
 from aoti_build.artifact.signing.refusals import KeyFileError
+from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import SignatureError
 
 # Trusted by all users of a host, if root made it.
@@ -27,7 +28,7 @@ _FINGERPRINT = re.compile("[0-9a-f]{64}")
 class TrustedKeys:
     """Public keys and certificates that may vouch for a release.
 
-    `revoked` has the fingerprints of keys that may not. The hint of a key counts as well.
+    `revoked` has the fingerprints of keys that may not, or other `PublicKey.names`.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -67,9 +68,10 @@ def read_trusted_keys(
             files.append(path)
     keys: list[PublicKey] = []
     certificates: list[TrustedCertificate] = []
+    held: dict[str, set[str]] = {}
     for file in files:
         require_outside(file, release)
-        _add_file(file, keys, certificates)
+        _add_file(file, keys, certificates, held)
     if not keys and not certificates:
         raise KeyFileError(
             "no trusted key was found",
@@ -80,6 +82,8 @@ def read_trusted_keys(
     for file in lists:
         require_outside(file, release)
         fingerprints |= _fingerprints_in(file)
+    for file_digest in fingerprints & held.keys():
+        fingerprints |= held[file_digest]
     return TrustedKeys(tuple(keys), tuple(certificates), frozenset(fingerprints))
 
 
@@ -168,12 +172,24 @@ def _add_file(
     file: Path,
     keys: list[PublicKey],
     certificates: list[TrustedCertificate],
+    held: dict[str, set[str]],
 ) -> None:
-    for block in pem_blocks(read_key_file(file), file):
+    """Add the keys and certificates of a file.
+
+    `held` gets the fingerprints of what is in the file, by the sha256 of the file. That is another
+    one than the key's own if there is text around the key, or if its lines end as on Windows.
+    """
+    content = read_key_file(file)
+    fingerprints = held.setdefault(digest_bytes(content), set())
+    for block in pem_blocks(content, file):
         if block.label == "PUBLIC KEY":
-            keys.append(_public_key(block, file))
+            key = _public_key(block, file)
+            keys.append(key)
+            fingerprints.add(key.fingerprint)
         elif block.label == "CERTIFICATE":
-            certificates.append(TrustedCertificate(file.name, der_of(block.text, file)))
+            der = der_of(block.text, file)
+            certificates.append(TrustedCertificate(file.name, der))
+            fingerprints.add(digest_bytes(der))
         else:
             raise KeyFileError(
                 f"the file has a {block.label} and no public key",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.bundle.described import target_of
-from aoti_build.artifact.bundle.opened import OpenBundle, open_bundle
+from aoti_build.artifact.bundle.opened import OpenBundle, open_bundle, refuse_imports_from
 from aoti_build.artifact.bundle.record import ReleaseRecord, parse_release
 from aoti_build.artifact.bundle.signed import signed_bundle
 from aoti_build.artifact.bundle.structure import require_agreement, sums_text
@@ -82,6 +82,8 @@ def examined_bundle(options: ReceiverOptions) -> Iterator[ExaminedBundle]:
         ToolchainError: cryptography is not installed.
     """
     _refuse_archive(options.directory)
+    # Libraries that verify signatures are imported below.
+    refuse_imports_from(options.directory)
     trusted = trusted_identity(options) or _trusted_keys(options)
     path = options.directory.absolute()
     with open_bundle(path) as bundle, bundle.shown_in_errors():

@@ -77,7 +77,15 @@ def require_newer(version: str, previous: Previous | None) -> None:
     if previous is None:
         return
     before = previous.record.version
-    if wanted <= read_version(before):
+    try:
+        earlier = read_version(before)
+    except UsageError as error:
+        raise UsageError(
+            f"the version of --previous, {before[:64]!r}, has no order",
+            cause=error.cause,
+            hint="name another earlier release with --previous, or omit it",
+        ) from error
+    if wanted <= earlier:
         raise UsageError(
             f"version {version} does not come after {before}, the version of --previous",
             hint="give a later version, or name an earlier release with --previous",

@@ -36,7 +36,12 @@ from aoti_build.commands.release.checks import (
 )
 from aoti_build.commands.release.parts import Gate, Page, bench_gate, keyless_signer, signer
 from aoti_build.commands.release.push import OnLine, push, push_target, require_access
-from aoti_build.commands.release.report import ArchiveFile, Released, ReleaseReport
+from aoti_build.commands.release.report import (
+    ArchiveFile,
+    Released,
+    ReleaseReport,
+    next_push,
+)
 from aoti_build.commands.release.target import ReleasedArtifact
 from aoti_build.commands.verify.command import verify
 from aoti_build.commands.verify.report import Verdict, VerifyReport
@@ -169,8 +174,12 @@ def _pushed(report: ReleaseReport, options: ReleaseOptions, on_line: OnLine) -> 
             insecure=options.insecure,
             on_line=on_line,
         )
-    except Interrupted:
-        raise
+    except (KeyboardInterrupt, Interrupted) as error:
+        raise Interrupted(
+            "interrupted; the release was written and not pushed",
+            where=options.directory,
+            hint=next_push(_push_again(options)),
+        ) from error
     except AotiBuildError as error:
         return replace(report, unpushed=error, push_again=_push_again(options))
     return replace(report, push=pushed)

@@ -31,7 +31,9 @@ def changes(record: ReleaseRecord, previous: ReleaseRecord) -> list[str]:
         if change.kind == ChangeKind.SAME:
             same += 1
         elif change.kind == ChangeKind.CHANGED:
-            lines.append(f"- {escaped(change.target)}: changed, {change_words(change)}")
+            # A record from elsewhere can name groups of its own.
+            words = escaped(change_words(change))
+            lines.append(f"- {escaped(change.target)}: changed, {words}")
         else:
             lines.append(f"- {escaped(change.target)}: {change.kind}")
     if same:
@@ -41,9 +43,13 @@ def changes(record: ReleaseRecord, previous: ReleaseRecord) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """The text for a line of Markdown."""
-    plain = " ".join(text.split())
-    return "".join(f"\\{letter}" if letter in _MARKUP else letter for letter in plain)
+    """The text for a line of Markdown. Characters that a terminal obeys are replaced."""
+    letters = []
+    for letter in " ".join(text.split()):
+        if letter in _MARKUP:
+            letters.append("\\")
+        letters.append(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}")
+    return "".join(letters)
 
 
 def _origin(record: ReleaseRecord) -> list[str]:

@@ -135,9 +135,14 @@ def _nothing_released(error: AotiBuildError, task: str | None = None) -> AotiBui
     )
 
 
+def next_push(command: str) -> str:
+    """The next step for a bundle that was written and not pushed, which `command` pushes."""
+    return f"`{command}` pushes it"
+
+
 def _not_pushed(error: AotiBuildError, push_again: str) -> AotiBuildError:
     """The error of a push after the bundle was written, which another push can use."""
-    again = f"`{push_again}` pushes it"
+    again = next_push(push_again)
     # No error of a push has a constructor of its own. Its class keeps the kind in JSON.
     return type(error)(
         f"the release was written and not pushed: {error.message}",
