@@ -81,7 +81,7 @@ def verify(
                 }
             )
             options = VerifyReleaseOptions(
-                directory=receiving.require_directory(bundle),
+                directory=Path(bundle),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
                 identity=identity,
@@ -195,7 +195,7 @@ def run(
                 {"--file": file, "--root": root, "--artifacts": artifacts}
             )
             options = ReceiverOptions(
-                directory=receiving.require_directory(bundle),
+                directory=Path(bundle),
                 keys=tuple(public_key or ()),
                 revoked=revoked,
                 identity=identity,

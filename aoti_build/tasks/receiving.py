@@ -67,20 +67,6 @@ def _require_outside(release: Path, option: str, file: str) -> None:
         )
 
 
-def require_directory(release: str) -> Path:
-    """The directory that ``--release`` names. Raises `UsageError` for an empty value.
-
-    A script may give the value of a variable that it did not set.
-    """
-    if not release:
-        raise UsageError(
-            "--release names nothing",
-            cause="its value is empty",
-            hint="name the directory of the release, which has release.json",
-        )
-    return Path(release)
-
-
 def refuse_with_release(given: Mapping[str, object]) -> None:
     """Raise `UsageError` for options that need sources or models.yaml."""
     for option, value in given.items():
