@@ -41,12 +41,16 @@ def release(
     sign: PathLike | None = None,
     sign_passphrase: str | None = None,
     sign_certificates: Paths | None = None,
+    sign_sigstore: bool = False,
+    identity_token_file: PathLike | None = None,
+    trust_config: PathLike | None = None,
     previous: PathLike | None = None,
     allow_dirty: bool = False,
     archive: PathLike | None = None,
     against: PathLike | None = None,
     fail_if: str = "",
     push: str | None = None,
+    insecure: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ReleaseReport:
     """Build and verify strictly, then write a bundle, as ``invoke release`` does.
@@ -74,12 +78,16 @@ def release(
         sign=_text("sign", sign),
         passphrase=_text("sign_passphrase", sign_passphrase),
         certificates=_texts("sign_certificates", sign_certificates),
+        sign_sigstore=sign_sigstore,
+        token_file=_text("identity_token_file", identity_token_file),
+        trust_config=_text("trust_config", trust_config),
         previous=_text("previous", previous),
         allow_dirty=allow_dirty,
         archive=_text("archive", archive),
         against=_text("against", against),
         fail_if=fail_if,
         push=_text("push", push),
+        insecure=insecure,
     )
     return command(
         loaded,
@@ -91,22 +99,49 @@ def release(
 
 
 def release_diff(
-    old: PathLike, new: PathLike, *, fail_if: str = "", strict: bool = False
+    old: PathLike,
+    new: PathLike,
+    *,
+    fail_if: str = "",
+    strict: bool = False,
+    run: bool = False,
+    keys: Paths | None = None,
+    revoked: PathLike | None = None,
+    unsigned: bool = False,
+    timeout: float = 600.0,
+    on_progress: OnProgress | None = None,
 ) -> ReleaseDiff:
-    """Compare two releases, as ``invoke release-diff`` does. Signatures are not verified.
+    """Compare two releases, as ``invoke release-diff`` does.
 
     `fail_if` has limits such as ``size>1.1,drift>1e-3``. One that is exceeded raises nothing; see
-    `exit_code` of the report.
+    `exit_code` of the report. With `run`, both releases are verified and their packages are called;
+    `keys`, `revoked`, `unsigned` and `timeout` are then those of `verify_release`. Without it, no
+    signature is verified.
 
     Raises:
-        UsageError: there is no such release, or a limit is wrong.
+        UsageError: there is no such release, or an argument is wrong.
         ArtifactError: a record is none, or a file that is read is damaged.
+        SignatureError: the signature or a file of a release is refused.
+        ToolchainError: this host lacks cryptography, or what every package needs.
+        Interrupted: Ctrl-C was pressed.
     """
     from aoti_build.commands.release_diff.command import release_diff as command
     from aoti_build.commands.release_diff.limits import parse_policy
+    from aoti_build.commands.release_diff.opened import RunOptions
 
-    policy = parse_policy(fail_if, strict=strict)
-    return command(_text("old", old), _text("new", new), policy)
+    options = RunOptions(
+        keys=_key_files(keys),
+        revoked=_given("revoked", revoked),
+        unsigned=unsigned,
+        limit=timeout,
+    )
+    return command(
+        _text("old", old),
+        _text("new", new),
+        parse_policy(fail_if, strict=strict),
+        run=options if run else None,
+        on_progress=on_progress or ignore,
+    )
 
 
 def release_push(
@@ -140,18 +175,20 @@ def release_pull(
     out: PathLike,
     *,
     keys: Paths | None = None,
+    revoked: PathLike | None = None,
+    min_version: str | None = None,
     insecure: bool = False,
     on_line: OnLine | None = None,
 ) -> PullReport:
     """Download a release from a registry, as ``invoke release-pull`` does.
 
     With `keys`, files or directories of files, one of them must have signed the release. None
-    verifies no signature.
+    verifies no signature. `revoked` and `min_version` are those of `verify_release`, and need keys.
 
     Raises:
         UsageError: an argument is wrong, nothing is at the address, or access is refused.
         ArtifactError: what is there is no release, or not what its manifest says.
-        SignatureError: no trusted key signed it.
+        SignatureError: no trusted key signed it, or it is older than `min_version`.
         NetworkError: the registry cannot be reached, or fails.
     """
     from aoti_build.commands.release.pull import pull as command
@@ -160,6 +197,8 @@ def release_pull(
         address,
         _text("out", out),
         public_keys=_key_files(keys),
+        revoked=_given("revoked", revoked),
+        min_version=min_version,
         insecure=insecure,
         on_line=on_line or _ignore_line,
     )
@@ -170,6 +209,10 @@ def verify_release(
     targets: Selection = None,
     *,
     keys: Paths | None = None,
+    revoked: PathLike | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
+    trusted_root: PathLike | None = None,
     unsigned: bool = False,
     min_version: str | None = None,
     strict: bool = False,
@@ -180,6 +223,9 @@ def verify_release(
     """Verify a received release, as ``invoke verify --release`` does.
 
     `keys` are files or directories of files. None means the keys that root trusts on this host.
+    `revoked` is a file with fingerprints of keys that are not trusted any more. `identity` and
+    `identity_provider` require a keyless signature instead, and `trusted_root` is the file with the
+    keys of a Sigstore instance. `min_version` is the oldest version that is accepted.
     `timeout` is in seconds and limits each process. `runtime` is ``python``, ``cpp`` or
     ``cuda-graphs``. A package that fails raises nothing; see `exit_code` of the report.
 
@@ -199,6 +245,10 @@ def verify_release(
     options = VerifyReleaseOptions(
         directory=Path(_text("directory", directory)),
         keys=_key_files(keys),
+        revoked=_given("revoked", revoked),
+        identity=identity,
+        identity_provider=identity_provider,
+        trusted_root=_given("trusted_root", trusted_root),
         unsigned=unsigned,
         min_version=min_version,
         pattern=pattern_of(targets) or "",
@@ -214,6 +264,10 @@ def run_release(
     targets: Selection = None,
     *,
     keys: Paths | None = None,
+    revoked: PathLike | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
+    trusted_root: PathLike | None = None,
     unsigned: bool = False,
     min_version: str | None = None,
     inputs: Sequence[str] = (),
@@ -225,7 +279,8 @@ def run_release(
 ) -> RunReport:
     """Examine a received release and run its packages, as ``invoke run --release`` does.
 
-    `keys` are those of `verify_release`. `inputs` and `output` are those of `run`.
+    Whose signature is required is said as for `verify_release`. `inputs` and `output` are those of
+    `run`.
 
     Raises:
         SignatureError: the signature or a file is refused.
@@ -240,6 +295,10 @@ def run_release(
     options = ReceiverOptions(
         directory=Path(_text("directory", directory)),
         keys=_key_files(keys),
+        revoked=_given("revoked", revoked),
+        identity=identity,
+        identity_provider=identity_provider,
+        trusted_root=_given("trusted_root", trusted_root),
         unsigned=unsigned,
         min_version=min_version,
         pattern=pattern_of(targets) or "",
@@ -288,6 +347,11 @@ def _text(name: str, path: PathLike | None) -> str:
     if not text:
         raise UsageError(f"{name} is empty", hint=f"give it a value, or omit {name}")
     return text
+
+
+def _given(name: str, path: PathLike | None) -> str | None:
+    """An argument of which None means that it is not given. Raises as `_text`."""
+    return None if path is None else _text(name, path)
 
 
 def _ignore_line(line: str) -> None:

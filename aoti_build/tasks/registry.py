@@ -76,17 +76,3 @@ def release_pull(
             on_line=lines_on_stderr(quiet),
         )
         show(report, pull_lines(report), json)
-
-
-def _named_keys(text: str | None) -> tuple[str, ...]:
-    """The files that ``--public-key`` names.
-
-    The value of a variable that is not set must not mean that no signature is required.
-    """
-    if text == "":
-        raise UsageError(
-            "--public-key names no file",
-            cause="its value is empty",
-            hint="name a PEM file with the public key of whoever signs releases",
-        )
-    return read_list("--public-key", text or "")

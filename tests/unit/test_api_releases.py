@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from signers import write_private, write_public
 from small_projects import TWO_MODELS, FakeWorker, contents, write_project
 
 import aoti_build
-from aoti_build.artifact.signing.refusals import ListingMismatch, NoSignature
+from aoti_build.artifact.bundle.signed import OldRelease
+from aoti_build.artifact.signing.refusals import ListingMismatch, NoSignature, RevokedKey
+from aoti_build.common.digests import digest_file
 from aoti_build.errors import UsageError
 from aoti_build.models_file import Project
 from aoti_build.registry import transport
@@ -118,6 +121,31 @@ def test_a_received_release_that_is_refused(fake_worker: FakeWorker) -> None:
         with pytest.raises(NoSignature):
             command(bundle, keys="release-2026.pem")
     assert fake_worker.calls == []
+
+
+@pytest.mark.usefixtures("ready")
+def test_what_is_required_of_the_signer_and_of_the_version(registry: FakeRegistry) -> None:
+    bundle = release()
+    key = Path("release-2026.pem")
+    Path("revoked").write_text(digest_file(key) + "\n")
+    Path("revoked").chmod(0o644)
+    aoti_build.release_push(bundle, registry.address())
+    receive: list[Callable[..., object]] = [
+        partial(aoti_build.verify_release, bundle),
+        partial(aoti_build.run_release, bundle),
+        partial(aoti_build.release_pull, registry.address(), "got"),
+    ]
+    for command in receive:
+        with pytest.raises(RevokedKey):
+            command(keys=key, revoked="revoked")
+        with pytest.raises(OldRelease):
+            command(keys=key, min_version="2.0")
+    for command in receive[:2]:
+        with pytest.raises(UsageError, match="needs both --identity and --identity-provider"):
+            command(identity="me@us.example")
+    with pytest.raises(RevokedKey):
+        aoti_build.release_diff(bundle, bundle, run=True, keys=key, revoked="revoked")
+    assert aoti_build.release_diff(bundle, bundle, run=True, keys=key).exit_code == 0
 
 
 @pytest.mark.usefixtures("ready")

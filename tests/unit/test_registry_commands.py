@@ -654,7 +654,7 @@ def test_an_empty_key_is_no_consent(tmp_path: Path) -> None:
     words = ("release-pull", "oci://127.0.0.1:1/a:1", "--out", "out", "--public-key", "")
     done = bare(*words, cwd=tmp_path)
     assert done.returncode == ExitCode.USAGE
-    assert "--public-key names no file" in done.stderr
+    assert "--public-key names nothing" in done.stderr
 
 
 def test_a_key_that_is_not_there(pushed: FakeRegistry, tmp_path: Path) -> None:

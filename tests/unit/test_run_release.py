@@ -88,7 +88,13 @@ def receive(
     """Run the release of a signer whose key is known."""
     if keys is None and not unsigned:
         keys = (str(release.public),)
-    receiver = ReceiverOptions(release.bundle, keys or (), unsigned, min_version, pattern)
+    receiver = ReceiverOptions(
+        directory=release.bundle,
+        keys=keys or (),
+        unsigned=unsigned,
+        min_version=min_version,
+        pattern=pattern,
+    )
     return run_release(receiver, **options)
 
 
