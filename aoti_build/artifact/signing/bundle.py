@@ -1,4 +1,4 @@
-"""The signature file: a Sigstore bundle v0.3 as JSON. Its kinds are key, certificate and sigstore.
+"""The signature file: a Sigstore bundle v0.3 as JSON, of the kind key, certificate or sigstore.
 
 Which fields it has is section 4 of https://github.com/ossf/model-signing-spec with its schemas.
 """
