@@ -8,6 +8,7 @@ compiler.
 from __future__ import annotations
 
 import io
+import json
 import os
 import queue
 import shutil
@@ -123,7 +124,8 @@ def test_a_release_is_never_compared_with_an_installed_module() -> None:
     job = RunJob(
         root=".",
         python_path=(),
-        target_document=target_to_json(Target(model, "cpu")),
+        # As the worker reads it: with lists in place of tuples.
+        target_document=json.loads(json.dumps(target_to_json(Target(model, "cpu")))),
         model="model.pt2",
         reference_data="reference.safetensors",
         tolerance={},
