@@ -192,7 +192,7 @@ def test_the_workflow_for_github(checkout: Path, registry: FakeRegistry) -> None
 def test_the_workflow_for_github_with_an_earlier_release(checkout: Path, bundle: Path) -> None:
     workflow = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())
     steps = [step.get("run", "") for step in workflow["jobs"]["release"]["steps"]]
-    (step,) = [script for script in steps if "inv release" in script]
+    (step,) = [script for script in steps if "inv release --version" in script]
     shutil.copy(bundle / "release.json", checkout / "previous.json")
     done = shell(checkout, step, GITHUB_REF_NAME="v1.4.0")
     (checkout / "previous.json").unlink()
