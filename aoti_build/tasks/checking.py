@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from invoke import Context
@@ -62,12 +61,26 @@ def verify(
         for path in (junit, html):
             if path:
                 check_output(Path(path))
+        from aoti_build.commands.verify_release.options import VerifyReleaseOptions
+        from aoti_build.tasks import receiving
+
         # The value of a variable that is not set must not mean the project's own artifacts.
         bundle = read_given("--release", release, "name the directory of a release")
+        received = VerifyReleaseOptions(
+            directory=Path(bundle),
+            keys=tuple(public_key or ()),
+            revoked=revoked,
+            identity=identity,
+            identity_provider=identity_provider,
+            trusted_root=trusted_root,
+            unsigned=unsigned,
+            min_version=min_version,
+            pattern=target,
+            strict=strict,
+            limit=float(read_integer("--timeout", timeout) or 600),
+            runtime=runtime,
+        )
         if bundle:
-            from aoti_build.commands.verify_release.options import VerifyReleaseOptions
-            from aoti_build.tasks import receiving
-
             receiving.refuse_with_release(
                 {
                     "--file": file,
@@ -80,33 +93,9 @@ def verify(
                     "--repro": repro,
                 }
             )
-            options = VerifyReleaseOptions(
-                directory=Path(bundle),
-                keys=tuple(public_key or ()),
-                revoked=revoked,
-                identity=identity,
-                identity_provider=identity_provider,
-                trusted_root=trusted_root,
-                unsigned=unsigned,
-                min_version=min_version,
-                pattern=target,
-                strict=strict,
-                limit=float(read_integer("--timeout", timeout) or 600),
-                runtime=runtime,
-            )
-            receiving.verify_received(options, junit=junit, html=html, json=json, quiet=quiet)
+            receiving.verify_received(received, junit=junit, html=html, json=json, quiet=quiet)
             return
-        _refuse_without_release(
-            {
-                "--public-key": public_key,
-                "--revoked": revoked,
-                "--identity": identity,
-                "--identity-provider": identity_provider,
-                "--trusted-root": trusted_root,
-                "--min-version": min_version,
-                "--unsigned": unsigned,
-            }
-        )
+        receiving.refuse_without_release(received)
         from aoti_build.commands.verify import command
         from aoti_build.report.verify_text import verify_lines
 
@@ -140,12 +129,6 @@ def _runtime(runtime: str, cuda_graphs: bool) -> str:
     if runtime != PYTHON:
         raise UsageError("--cuda-graphs and --runtime exclude each other")
     return CUDA_GRAPHS
-
-
-def _refuse_without_release(given: Mapping[str, object]) -> None:
-    from aoti_build.tasks.receiving import refuse_without_release
-
-    refuse_without_release(given)
 
 
 @documented_task
@@ -185,28 +168,28 @@ def run(
         seed_number = read_integer("--seed", seed, least=0)
         if seed_number is None:  # 0 is a seed
             seed_number = SEED
+        from aoti_build.commands.received.options import ReceiverOptions
+        from aoti_build.tasks import receiving
+
         # As above: an empty value must not mean the project's own artifacts.
         bundle = read_given("--release", release, "name the directory of a release")
+        received = ReceiverOptions(
+            directory=Path(bundle),
+            keys=tuple(public_key or ()),
+            revoked=revoked,
+            identity=identity,
+            identity_provider=identity_provider,
+            trusted_root=trusted_root,
+            unsigned=unsigned,
+            min_version=min_version,
+            pattern=target,
+        )
         if bundle:
-            from aoti_build.commands.received.options import ReceiverOptions
-            from aoti_build.tasks import receiving
-
             receiving.refuse_with_release(
                 {"--file": file, "--root": root, "--artifacts": artifacts}
             )
-            options = ReceiverOptions(
-                directory=Path(bundle),
-                keys=tuple(public_key or ()),
-                revoked=revoked,
-                identity=identity,
-                identity_provider=identity_provider,
-                trusted_root=trusted_root,
-                unsigned=unsigned,
-                min_version=min_version,
-                pattern=target,
-            )
             receiving.run_received(
-                options,
+                received,
                 inputs=inputs,
                 output=output,
                 seed=seed_number,
@@ -216,17 +199,7 @@ def run(
                 quiet=quiet,
             )
             return
-        _refuse_without_release(
-            {
-                "--public-key": public_key,
-                "--revoked": revoked,
-                "--identity": identity,
-                "--identity-provider": identity_provider,
-                "--trusted-root": trusted_root,
-                "--min-version": min_version,
-                "--unsigned": unsigned,
-            }
-        )
+        receiving.refuse_without_release(received)
         from aoti_build.commands.run.command import run as command
         from aoti_build.report.run_text import run_lines
 

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from aoti_build.commands.received.options import ReceiverOptions
     from aoti_build.commands.verify_release.options import VerifyReleaseOptions
 
+# Fields of `ReceiverOptions` that say what a release must be, with their options.
+_OF_RELEASES: Mapping[str, str] = {
+    "keys": "--public-key",
+    "revoked": "--revoked",
+    "identity": "--identity",
+    "identity_provider": "--identity-provider",
+    "trusted_root": "--trusted-root",
+    "min_version": "--min-version",
+    "unsigned": "--unsigned",
+}
+
 
 def verify_received(
     options: VerifyReleaseOptions, *, junit: str, html: str, json: bool, quiet: bool
@@ -78,10 +89,10 @@ def refuse_with_release(given: Mapping[str, object]) -> None:
             )
 
 
-def refuse_without_release(given: Mapping[str, object]) -> None:
+def refuse_without_release(options: ReceiverOptions) -> None:
     """Raise `UsageError` for options that only a release has."""
-    for option, value in given.items():
-        if value not in (None, [], False):
+    for field, option in _OF_RELEASES.items():
+        if getattr(options, field) not in (None, (), False):
             raise UsageError(
                 f"{option} is for releases",
                 hint=f"name the directory of the release: --release DIR {option}",
