@@ -48,7 +48,7 @@ def decode(document: Json, *kinds: type[AnyMessage], where: str | None = None) -
     fields = {field: value for field, value in document.items() if field not in _HEAD}
     try:
         message = msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # a ValidationError, or text that cannot be encoded
         raise _unreadable(f"{name}: {error}", where) from error
     if isinstance(message, TargetJob):
         # For msgspec a target is any JSON object.

@@ -61,6 +61,8 @@ def test_round_trip() -> None:
         {"unheard_of": 1},
         {"version": 1.2},
         {"targets": {}},
+        {"source": "\udc80"},
+        {"files": {"a": "\udc80"}},
         {"files": {"a": {"sha256": "0", "size": 2.0, "mode": "644"}}},
     ],
 )

@@ -161,6 +161,7 @@ def test_the_form_on_the_wire() -> None:
         ({"what": None}, r"compile-job: Expected `str`, got `null` - at `\$\.what`"),
         ({"command": "c++"}, r"compile-job: Expected `array`, got `str` - at `\$\.command`"),
         ({"command": ["c++", 7]}, r"compile-job: .*got `int` - at `\$\.command\[1\]`"),
+        ({"command": "\udc80"}, "compile-job: .*surrogates"),
     ],
 )
 def test_another_message_is_refused_by_type_and_field(change: Mapping[str, Any], said: str) -> None:

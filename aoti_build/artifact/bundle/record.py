@@ -161,7 +161,7 @@ def parse_release(content: bytes, where: str) -> ReleaseRecord:
         raise _unreadable(where, cause)
     try:
         record = msgspec.convert(document, ReleaseRecord)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # not all are a ValidationError: half a surrogate pair, for a table
         raise _unreadable(where, str(error)) from error
     _require_names(record, where)
     return record
