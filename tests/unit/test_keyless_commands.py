@@ -22,7 +22,7 @@ from aoti_build.artifact.signing.verify import read_signature, verify_signature
 from aoti_build.commands.release.command import ReleaseOptions, release
 from aoti_build.commands.release.report import ReleaseReport
 from aoti_build.commands.verify_release.command import verify_release
-from aoti_build.commands.verify_release.options import ReceiverOptions
+from aoti_build.commands.verify_release.options import VerifyReleaseOptions
 from aoti_build.commands.verify_release.report import ReleaseVerification
 from aoti_build.errors import NetworkError, SignatureError, UsageError
 from aoti_build.models_file import Project
@@ -45,13 +45,13 @@ class Received:
         self.release = release
         self.root = sigstore.trusted_root
 
-    def options(self, **options: Any) -> ReceiverOptions:
+    def options(self, **options: Any) -> VerifyReleaseOptions:
         named = {
             "identity": IDENTITY,
             "identity_provider": PROVIDER,
             "trusted_root": str(self.root),
         }
-        return ReceiverOptions(directory=self.release.bundle, **{**named, **options})
+        return VerifyReleaseOptions(directory=self.release.bundle, **{**named, **options})
 
     def verify(self, **options: Any) -> ReleaseVerification:
         return verify_release(self.options(**options))
@@ -121,7 +121,7 @@ def test_what_is_refused_before_a_package_is_run(
 def test_keys_do_not_accept_it(received: Received, fake_worker: FakeWorker) -> None:
     keys = (str(received.release.public),)
     with pytest.raises(refusals.UnsupportedSignature, match="keyless Sigstore"):
-        verify_release(ReceiverOptions(directory=received.release.bundle, keys=keys))
+        verify_release(VerifyReleaseOptions(directory=received.release.bundle, keys=keys))
     assert fake_worker.calls == []
 
 

@@ -101,6 +101,20 @@ def a_damaged_release(world: World) -> None:
     two_releases(world, {"evidence/sbom.cdx.json": ReleaseFile("0" * 64, 1, "644")})
 
 
+def packages_of_releases(error: AotiBuildError) -> Setup:
+    """Two releases whose packages cannot be called."""
+
+    def setup(world: World) -> None:
+        two_releases(world)
+
+        def refuse(*_: Any) -> None:
+            raise error
+
+        world.patch.setattr("aoti_build.commands.release_diff.opened.open_side", refuse)
+
+    return setup
+
+
 def outdated(world: World) -> None:
     published(world)
     (world.project.root / "model.py").write_text("changed = True\n")
@@ -306,6 +320,18 @@ ROWS = [
         "1 of 1 limit could not be decided: libraries>0",
     ),
     Row("release-diff old new", 4, a_damaged_release, "the release is damaged"),
+    Row(
+        "release-diff old new --run --unsigned",
+        5,
+        packages_of_releases(DirectoryError("/tmp is unfit", hint="set TMPDIR")),
+        "/tmp is unfit",
+    ),
+    Row(
+        "release-diff old new --run --unsigned",
+        130,
+        packages_of_releases(Interrupted("interrupted", hint="start it again")),
+        "interrupted",
+    ),
     Row("status --file absent.yaml", 2, nothing, "absent.yaml"),
     Row("status --check", 3, outdated, "1 of 1 target is not up to date: small/cpu"),
     Row("status", 5, no_torch, "torch is not installed"),
