@@ -323,8 +323,8 @@ ROWS = [
     Row(
         "release-diff old new --run --unsigned",
         5,
-        packages_of_releases(DirectoryError("/tmp is unfit", hint="set TMPDIR")),
-        "/tmp is unfit",
+        packages_of_releases(DirectoryError("the disk is unfit", hint="set TMPDIR")),
+        "the disk is unfit",
     ),
     Row(
         "release-diff old new --run --unsigned",
