@@ -56,7 +56,7 @@ def compact(document: Any) -> bytes:
 def token_of(identity: str = IDENTITY, **claims: Any) -> str:
     """An identity token. Its signature is none, because only a real authority would verify it."""
     now = int(time.time())
-    body = {"iss": PROVIDER, "sub": identity, "aud": "sigstore", "iat": now, "exp": now + 600}
+    body = {"iss": PROVIDER, "sub": identity, "aud": "sigstore", "iat": now, "exp": now + 86400}
     parts = [compact({"alg": "RS256", "typ": "JWT"}), compact({**body, **claims}), b"signature"]
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
