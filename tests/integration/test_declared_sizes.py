@@ -280,6 +280,7 @@ branch:
 """
 
 
+@pytest.mark.slow  # compiles many
 def test_packages_answer_each_size(tmp_path: Path) -> None:
     write_single(tmp_path, SOURCE, MODELS)
     finished = run_inv(tmp_path, "build")

@@ -40,6 +40,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_fixed_threads_give_the_same_bytes_on_other_hosts(tmp_path: Path) -> None:
     all_processors = sorted(os.sched_getaffinity(0))

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Finished
+
+pytestmark = pytest.mark.slow
 
 SHOW = """
 import json, sys

@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 from conftest import Finished, run_inv
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INPUTS = {
     "tokens": [[1, 2, 3, 4, 5, 6], [5, 6, 7, 8, 9, 10]],

@@ -122,7 +122,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("runtime", ["python", "cpp"])
+@pytest.mark.parametrize("runtime", ["python", pytest.param("cpp", marks=pytest.mark.slow)])
 def test_state_and_written_inputs_are_compared_after_every_call(
     states: Path, cpp_cache: dict[str, str], runtime: str
 ) -> None:
