@@ -44,7 +44,9 @@ class Scale:
         place = self._place(value)
         if not math.isfinite(place):
             return self.left
-        part = (place - self.low) / (self.high - self.low)
+        width = self.high - self.low
+        # The width of figures that are all equal, or too close for floats, is 0.
+        part = (place - self.low) / width if width else 0.0
         part = min(max(part, 0.0), 1.0)
         return round(self.left + part * (self.right - self.left), 2)
 

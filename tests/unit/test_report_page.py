@@ -42,6 +42,7 @@ from aoti_build.measurement.record import (
 from aoti_build.models_file import Project
 from aoti_build.report.markdown import markdown_text
 from aoti_build.report.page import report_page
+from aoti_build.report.scales import tight_scale
 from aoti_build.report.templates import render
 
 HOSTILE = 'a <script>alert("1")</script> </style> </svg> {{ 7 * 6 }} \x00\x1b[31m\ud800 | `b` @you'
@@ -415,3 +416,7 @@ def test_a_project_of_the_name_of_its_directory(tmp_path: Path) -> None:
     project = write_project(tmp_path / "my models & more")
     page = page_of(project)
     assert ("h1", "my models & more") in page.texts
+
+
+def test_a_scale_whose_width_no_float_holds() -> None:
+    assert tight_scale([5e-324]).at(5e-324) == 0.0
