@@ -31,12 +31,11 @@ from aoti_build.artifact.signing.verify import Signer, Trusted
 from aoti_build.commands.received.identity import trusted_identity
 from aoti_build.commands.received.options import ReceiverOptions
 from aoti_build.commands.received.release import ReceivedRelease
+from aoti_build.common.archives import GZIP, ZSTD
 from aoti_build.common.digests import digest_bytes
 from aoti_build.errors import UsageError
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.select import select
-
-_ARCHIVE_SUFFIXES = (".tar.zst", ".tar.gz")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def examined_bundle(options: ReceiverOptions) -> Iterator[ExaminedBundle]:
 
 
 def _refuse_archive(directory: Path) -> None:
-    if directory.name.endswith(_ARCHIVE_SUFFIXES):
+    if directory.name.endswith((GZIP, ZSTD)):
         raise UsageError(
             f"--release {directory} is an archive",
             hint="unpack it with tar --preserve-permissions, and name its directory",

@@ -7,6 +7,9 @@ of the bundle is on their import path. They need torch and what the manifests li
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -14,10 +17,32 @@ from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.commands.received.examine import ExaminedBundle
+from aoti_build.common.directories import temporary_directory
+from aoti_build.errors import Interrupted
 from aoti_build.host import compatibility
 from aoti_build.models_file.places import Layout
 from aoti_build.models_file.project import Project, Target
 from aoti_build.work.opened import OpenArtifact, copied_artifact
+from aoti_build.work.processes import allow_starts, stop_all
+
+
+@contextlib.contextmanager
+def private_work() -> Iterator[Path]:
+    """A private directory for the workers of one command, which is removed at the end.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed. Every worker has ended.
+        DirectoryError: the temporary directory is unfit.
+    """
+    # An interrupted command in the same process has forbidden new workers.
+    allow_starts()
+    temporary = temporary_directory()
+    with tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-") as work:
+        try:
+            yield Path(work)
+        except KeyboardInterrupt:
+            stop_all()
+            raise Interrupted("interrupted") from None
 
 
 def obstacle(target: Target, manifest: Manifest) -> Reason | None:

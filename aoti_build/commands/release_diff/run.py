@@ -6,7 +6,6 @@ called in a process of its own. The inputs are those in the reference data of th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +16,22 @@ from aoti_build.artifact.paths import reader_log_path
 from aoti_build.artifact.reasons import Reason, ReasonKind
 from aoti_build.artifact.reference_file import ReferenceFile, observed_names
 from aoti_build.artifact.verification import required_tolerance
-from aoti_build.commands.received.packages import empty_project, obstacle, private_copy
+from aoti_build.commands.received.packages import (
+    empty_project,
+    obstacle,
+    private_copy,
+    private_work,
+)
 from aoti_build.commands.release.changes import ChangeKind
 from aoti_build.commands.release_diff.drift import Reference, drift_of
 from aoti_build.commands.release_diff.opened import OpenSide, RunOptions
 from aoti_build.commands.release_diff.packages import PackageDrift
 from aoti_build.commands.release_diff.report import ReleaseDiff, TargetDiff
-from aoti_build.common.directories import temporary_directory
 from aoti_build.errors import AotiBuildError, Interrupted, ToolchainError
 from aoti_build.messages import OutputsJob
 from aoti_build.models_file.project import Target
 from aoti_build.models_file.records import target_to_json
 from aoti_build.work.opened import OpenArtifact
-from aoti_build.work.processes import allow_starts, stop_all
 from aoti_build.work.worker import CHECK_ENVIRONMENT, run_worker
 
 OnProgress = Callable[[Target, str], None]
@@ -51,16 +53,9 @@ def run_packages(
         Interrupted: Ctrl-C was pressed. Every worker has ended.
         ToolchainError: the host has no room for copies, or is otherwise unfit.
     """
-    # An interrupted command in the same process has forbidden new workers.
-    allow_starts()
-    temporary = temporary_directory()
-    with tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-") as work:
-        runner = _Runner({_OLD: old, _NEW: new}, options, Path(work), on_progress)
-        try:
-            targets = tuple(runner.compared(target) for target in diff.targets)
-        except KeyboardInterrupt:
-            stop_all()
-            raise Interrupted("interrupted") from None
+    with private_work() as work:
+        runner = _Runner({_OLD: old, _NEW: new}, options, work, on_progress)
+        targets = tuple(runner.compared(target) for target in diff.targets)
     return replace(diff, targets=targets, has_run=True)
 
 

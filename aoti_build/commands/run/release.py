@@ -6,7 +6,6 @@ loaded, in worker processes that import nothing of the release and no source of 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,12 @@ from aoti_build.artifact.manifest import Manifest
 from aoti_build.artifact.reasons import Reason
 from aoti_build.commands.received.examine import ExaminedBundle, examined_bundle
 from aoti_build.commands.received.options import ReceiverOptions
-from aoti_build.commands.received.packages import empty_project, obstacle, private_copy
+from aoti_build.commands.received.packages import (
+    empty_project,
+    obstacle,
+    private_copy,
+    private_work,
+)
 from aoti_build.commands.received.release import NEXT_STEP
 from aoti_build.commands.run.artifact import ArtifactRunner
 from aoti_build.commands.run.inputs import (
@@ -29,7 +33,6 @@ from aoti_build.commands.run.inputs import (
     parse_inputs,
 )
 from aoti_build.commands.run.report import RunReport, TargetRuns
-from aoti_build.common.directories import temporary_directory
 from aoti_build.errors import (
     AotiBuildError,
     ArtifactError,
@@ -38,7 +41,6 @@ from aoti_build.errors import (
     UsageError,
 )
 from aoti_build.models_file.project import Source, Target
-from aoti_build.work.processes import allow_starts, stop_all
 
 OnProgress = Callable[[Target, str], None]
 
@@ -92,16 +94,9 @@ def _run_packages(
     options: RunOptions,
     on_progress: OnProgress,
 ) -> tuple[TargetRuns, ...]:
-    # An interrupted command in the same process has forbidden new workers.
-    allow_starts()
-    temporary = temporary_directory()
-    with tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-") as work:
-        runner = _Runner(examined, options, Path(work), on_progress)
-        try:
-            return tuple(runner.run(target) for target in targets)
-        except KeyboardInterrupt:
-            stop_all()
-            raise Interrupted("interrupted") from None
+    with private_work() as work:
+        runner = _Runner(examined, options, work, on_progress)
+        return tuple(runner.run(target) for target in targets)
 
 
 @dataclass(frozen=True)

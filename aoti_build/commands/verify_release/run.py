@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from aoti_build.artifact.bundle import layout
 from aoti_build.artifact.manifest import MODEL, Manifest
-from aoti_build.commands.received.packages import empty_project, obstacle, private_copy
+from aoti_build.commands.received.packages import (
+    empty_project,
+    obstacle,
+    private_copy,
+    private_work,
+)
 from aoti_build.commands.verdicts import VerdictKind
 from aoti_build.commands.verify.command import (
     CPP,
@@ -21,11 +25,9 @@ from aoti_build.commands.verify.command import (
     verdict_of,
 )
 from aoti_build.commands.verify.comparison import Comparison, VerifyOptions
-from aoti_build.common.directories import temporary_directory
 from aoti_build.errors import AotiBuildError, DirectoryError, Interrupted
 from aoti_build.models_file.project import Target
 from aoti_build.work.opened import OpenArtifact
-from aoti_build.work.processes import allow_starts, stop_all
 from aoti_build.work.runner import compiled_runner
 
 if TYPE_CHECKING:
@@ -48,16 +50,9 @@ def compare_packages(
         ToolchainError: the C++ runner cannot be compiled.
         DirectoryError: the temporary directory is unfit.
     """
-    # An interrupted command in the same process has forbidden new workers.
-    allow_starts()
-    temporary = temporary_directory()
-    with tempfile.TemporaryDirectory(dir=temporary, prefix="aoti_build-") as work:
-        receiver = _Receiver(examined, options, Path(work), on_progress)
-        try:
-            verdicts = tuple(receiver.verdict(target) for target in targets)
-        except KeyboardInterrupt:
-            stop_all()
-            raise Interrupted("interrupted") from None
+    with private_work() as work:
+        receiver = _Receiver(examined, options, work, on_progress)
+        verdicts = tuple(receiver.verdict(target) for target in targets)
     return VerifyReport(verdicts, options.strict, options.runtime)
 
 
