@@ -7,9 +7,7 @@ compressed bytes also depend on the version of the library that compresses.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +67,8 @@ def staged_archive(directory: Path, file: Path, top: str, time: int) -> Iterator
 
 
 def _write_entries(directory: Path, compressed: IO[bytes], top: str, time: int) -> None:
+    import tarfile  # those who ask for the suffixes alone write nothing
+
     # The GNU format has no limit of sizes and names, and no extended headers with further times.
     with tarfile.open(fileobj=compressed, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         for path in (directory, *sorted(directory.rglob("*"))):
@@ -89,6 +89,8 @@ def _write_entries(directory: Path, compressed: IO[bytes], top: str, time: int) 
 @contextlib.contextmanager
 def _compressor(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
     if name.endswith(GZIP):
+        import gzip
+
         # Without a name and a time, which would be parts of the bytes.
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as compressed:
             yield cast("IO[bytes]", compressed)
