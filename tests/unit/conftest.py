@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from releases import Release, make_release
 from small_projects import REAL_PYTHON, FakeWorker, publish_fake, replace_worker, write_project
 
 import aoti_build.models_file.parsing.resolve
@@ -128,3 +129,24 @@ def full_device(tmp_path: Path) -> Path:
     except OSError as error:
         pytest.skip(f"there can be no device here: {error}")
     return path
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Release]:
+    """The release that all tests of a module copy, once it is made."""
+    return []
+
+
+@pytest.fixture
+def release(
+    made: list[Release],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    fake_worker: FakeWorker,
+) -> Release:
+    """A signed release of a test's own, which no worker has seen yet."""
+    tmp_path.chmod(0o700)
+    if not made:
+        made.append(make_release(tmp_path_factory.mktemp("made")))
+    fake_worker.calls.clear()
+    return made[0].copy(tmp_path / "received")

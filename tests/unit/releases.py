@@ -104,3 +104,17 @@ def make_release(place: Path, version: str = VERSION, models: str = MODELS) -> R
     write_public(made.public, write_private(place / "key.pem"))
     made.sign()
     return made
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def add(release: Release, name: str) -> None:
+    """Add a file that was never signed."""
+    path = release.bundle / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from exchanges import WAYS, changing
 from packages import publish_package
-from releases import MODELS, VERSION, Release, make_release
+from releases import MODELS, VERSION, Release, add, flip, make_release
 from signers import write_private, write_public
 from small_projects import RAN, REAL_PYTHON, FakeWorker
 
@@ -46,26 +46,6 @@ MISMATCH = {
     "passed": False,
     "verdicts": [{"name": "output", "ok": False, "why": "7 of 8 values differ"}],
 }
-
-
-@pytest.fixture(scope="module")
-def made() -> list[Release]:
-    """The release that all tests copy, once it is made."""
-    return []
-
-
-@pytest.fixture
-def release(
-    made: list[Release],
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    fake_worker: FakeWorker,
-) -> Release:
-    tmp_path.chmod(0o700)
-    if not made:
-        made.append(make_release(tmp_path_factory.mktemp("made")))
-    fake_worker.calls.clear()
-    return made[0].copy(tmp_path / "received")
 
 
 @pytest.fixture
@@ -228,7 +208,7 @@ def test_unsigned_says_so(release: Release) -> None:
 def test_unsigned_files_are_compared_with_the_record(
     release: Release, fake_worker: FakeWorker
 ) -> None:
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     match = "changed since they were listed: 'models/small/cpu/model.pt2'"
     refused(release, fake_worker, ListingMismatch, match, unsigned=True)
 
@@ -245,18 +225,6 @@ def test_no_key_is_no_permission(
 def test_the_least_version(release: Release, fake_worker: FakeWorker) -> None:
     refused(release, fake_worker, OldRelease, "1.5 or later", min_version="1.5")
     assert receive(release, min_version="1.4").error is None
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def _add(release: Release, name: str) -> None:
-    path = release.bundle / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
 
 
 def _edit_manifest(release: Release) -> None:
@@ -284,19 +252,19 @@ def _contradict(release: Release) -> None:
 
 
 ATTACKS: dict[str, tuple[Callable[[Release], object], type[ArtifactError], str]] = {
-    "package": (lambda r: _flip(r.file("model.pt2")), ListingMismatch, "changed since"),
+    "package": (lambda r: flip(r.file("model.pt2")), ListingMismatch, "changed since"),
     "manifest": (_edit_manifest, ListingMismatch, "changed since"),
     "reference data": (
-        lambda r: _flip(r.file("reference.safetensors")),
+        lambda r: flip(r.file("reference.safetensors")),
         ListingMismatch,
         "reference.safetensors",
     ),
     "missing": (lambda r: r.file("verify.json").unlink(), ListingMismatch, "missing"),
-    "stat cache": (lambda r: _add(r, "models/.stat-cache.json"), ListingMismatch, "never signed"),
-    "index": (lambda r: _add(r, "models/.index.json"), ListingMismatch, "never signed"),
-    "models.yaml": (lambda r: _add(r, "models.yaml"), ListingMismatch, "never signed"),
-    "module": (lambda r: _add(r, "torch.py"), ListingMismatch, "never signed: 'torch.py'"),
-    "git": (lambda r: _add(r, ".git/config"), ListingMismatch, "never signed"),
+    "stat cache": (lambda r: add(r, "models/.stat-cache.json"), ListingMismatch, "never signed"),
+    "index": (lambda r: add(r, "models/.index.json"), ListingMismatch, "never signed"),
+    "models.yaml": (lambda r: add(r, "models.yaml"), ListingMismatch, "never signed"),
+    "module": (lambda r: add(r, "torch.py"), ListingMismatch, "never signed: 'torch.py'"),
+    "git": (lambda r: add(r, ".git/config"), ListingMismatch, "never signed"),
     "empty directory": (lambda r: (r.bundle / "empty").mkdir(), ListingMismatch, "directories"),
     "pipe": (lambda r: os.mkfifo(r.bundle / "pipe"), UnfitFiles, "neither a regular file"),
     "mode": (lambda r: r.file("model.pt2").chmod(0o755), ModeMismatch, "released with 0644"),
@@ -317,7 +285,7 @@ def test_what_is_not_as_it_was_signed(
 
 
 def test_what_changes_while_packages_are_run(release: Release, fake_worker: FakeWorker) -> None:
-    fake_worker.during = lambda name, job: _add(release, "models/late")
+    fake_worker.during = lambda name, job: add(release, "models/late")
     with pytest.raises(ListingMismatch, match="never signed: 'models/late'"):
         receive(release)
 
@@ -328,7 +296,7 @@ def test_a_package_that_changes_before_its_turn(release: Release, fake_worker: F
 
     def exchange(_: str, job: RunJob) -> None:
         given.append(job.target.name)
-        _flip(release.file("model.pt2"))
+        flip(release.file("model.pt2"))
 
     fake_worker.during = exchange
     with pytest.raises(ListingMismatch, match="changed since they were signed"):
@@ -341,7 +309,7 @@ def test_a_package_that_changes_for_a_moment(release: Release, fake_worker: Fake
     changed = []
 
     def exchange(_: str, job: RunJob) -> None:
-        _flip(release.file("model.pt2"))
+        flip(release.file("model.pt2"))
         changed.append(job.target.name)
 
     fake_worker.during = exchange
@@ -433,7 +401,7 @@ def task(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> None:
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     words = ["--release", str(release.bundle), "--public-key", str(release.public), "--json"]
     done = task(*words, cwd=tmp_path)
     assert done.returncode == 4

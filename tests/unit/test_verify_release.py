@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from exchanges import WAYS, changing
-from releases import VERSION, Release, make_release
+from releases import VERSION, Release, add, flip
 from signers import write_private, write_public
 from small_projects import FAILED_CASE, REAL_PYTHON, FakeWorker
 
@@ -42,26 +42,6 @@ from aoti_build.models_file.records import target_to_json
 from aoti_build.report.release_verification_text import release_verification_lines
 
 PACKAGE = "models/small/cpu/model.pt2"
-
-
-@pytest.fixture(scope="module")
-def made() -> list[Release]:
-    """The release that all tests copy, once it is made."""
-    return []
-
-
-@pytest.fixture
-def release(
-    made: list[Release],
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    fake_worker: FakeWorker,
-) -> Release:
-    tmp_path.chmod(0o700)
-    if not made:
-        made.append(make_release(tmp_path_factory.mktemp("made")))
-    fake_worker.calls.clear()
-    return made[0].copy(tmp_path / "received")
 
 
 def verify(release: Release, **options: Any) -> ReleaseVerification:
@@ -169,10 +149,10 @@ def test_unsigned_files_are_compared_with_the_record(
     release: Release, fake_worker: FakeWorker
 ) -> None:
     unsigned: dict[str, Any] = {"keys": (), "unsigned": True}
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     match = f"changed since they were listed: '{PACKAGE}'"
     refused(release, fake_worker, ListingMismatch, match, **unsigned)
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     (release.bundle / "SHA256SUMS").write_text("")
     refused(release, fake_worker, ListingMismatch, "'SHA256SUMS'", **unsigned)
     for option in ({"keys": (str(release.public),)}, {"min_version": "1"}):
@@ -182,18 +162,6 @@ def test_unsigned_files_are_compared_with_the_record(
 def test_the_least_version(release: Release, fake_worker: FakeWorker) -> None:
     refused(release, fake_worker, OldRelease, "1.5 or later", min_version="1.5")
     assert verify(release, min_version="1.4").error is None
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def _add(release: Release, name: str) -> None:
-    path = release.bundle / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
 
 
 def _swap_reference_data(release: Release) -> None:
@@ -214,27 +182,27 @@ def _fifo(release: Release) -> None:
 
 
 ATTACKS: dict[str, tuple[Callable[[Release], object], type[SignatureError], str]] = {
-    "package": (lambda r: _flip(r.file("model.pt2")), ListingMismatch, "changed since"),
-    "manifest": (lambda r: _flip(r.file("manifest.json")), ListingMismatch, "changed since"),
-    "record": (lambda r: _flip(r.bundle / "release.json"), ListingMismatch, "'release.json'"),
-    "sums": (lambda r: _flip(r.bundle / "SHA256SUMS"), ListingMismatch, "'SHA256SUMS'"),
-    "evidence": (lambda r: _flip(r.bundle / "evidence/sbom.cdx.json"), ListingMismatch, "sbom"),
+    "package": (lambda r: flip(r.file("model.pt2")), ListingMismatch, "changed since"),
+    "manifest": (lambda r: flip(r.file("manifest.json")), ListingMismatch, "changed since"),
+    "record": (lambda r: flip(r.bundle / "release.json"), ListingMismatch, "'release.json'"),
+    "sums": (lambda r: flip(r.bundle / "SHA256SUMS"), ListingMismatch, "'SHA256SUMS'"),
+    "evidence": (lambda r: flip(r.bundle / "evidence/sbom.cdx.json"), ListingMismatch, "sbom"),
     "reference data": (_swap_reference_data, ListingMismatch, "reference.safetensors"),
-    "verdict": (lambda r: _flip(r.file("verify.json")), ListingMismatch, "verify.json"),
+    "verdict": (lambda r: flip(r.file("verify.json")), ListingMismatch, "verify.json"),
     "missing": (lambda r: r.file("verify.json").unlink(), ListingMismatch, "missing"),
     "signature missing": (lambda r: (r.bundle / "model.sig").unlink(), NoSignature, "not signed"),
     "link": (_link, UnfitFiles, "symbolic link"),
     "pipe": (_fifo, UnfitFiles, "neither a regular file"),
-    "git": (lambda r: _add(r, ".git/config"), ListingMismatch, "never signed: '.git/config'"),
-    "stat cache": (lambda r: _add(r, ".stat-cache.json"), ListingMismatch, "never signed"),
-    "index": (lambda r: _add(r, "models/.index.json"), ListingMismatch, "never signed"),
-    "logs": (lambda r: _add(r, "models/.logs/a@b@verify.log"), ListingMismatch, "never signed"),
+    "git": (lambda r: add(r, ".git/config"), ListingMismatch, "never signed: '.git/config'"),
+    "stat cache": (lambda r: add(r, ".stat-cache.json"), ListingMismatch, "never signed"),
+    "index": (lambda r: add(r, "models/.index.json"), ListingMismatch, "never signed"),
+    "logs": (lambda r: add(r, "models/.logs/a@b@verify.log"), ListingMismatch, "never signed"),
     "empty directory": (
         lambda r: (r.bundle / "empty").mkdir(),
         ListingMismatch,
         "directories without signed files",
     ),
-    "second signature": (lambda r: _add(r, "models/model.sig"), ListingMismatch, "never signed"),
+    "second signature": (lambda r: add(r, "models/model.sig"), ListingMismatch, "never signed"),
     "variant": (
         lambda r: shutil.copytree(r.file(""), r.bundle / "models/small/cuda"),
         ListingMismatch,
@@ -267,7 +235,7 @@ def test_what_is_not_as_it_was_signed(
 def test_all_digests_made_again_under_the_old_signature(
     release: Release, fake_worker: FakeWorker
 ) -> None:
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     digest = digest_file(release.file("model.pt2"))
 
     def change(document: Any) -> None:
@@ -378,8 +346,8 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Release], object], str]] = {
         lambda r: r.edit("evidence/provenance.json", lambda d: d.update(predicate=[])),
         "provenance.json cannot be read",
     ),
-    "bench": (lambda r: _add(r, "models/small/cpu/bench.json"), "bench.json"),
-    "stray": (lambda r: _add(r, "models/small/cpu/code.so"), "belongs to no artifact"),
+    "bench": (lambda r: add(r, "models/small/cpu/bench.json"), "bench.json"),
+    "stray": (lambda r: add(r, "models/small/cpu/code.so"), "belongs to no artifact"),
 }
 
 
@@ -467,7 +435,7 @@ def test_sums_of_other_bytes(release: Release, fake_worker: FakeWorker) -> None:
 
 
 def test_what_changes_during_the_comparison(release: Release, fake_worker: FakeWorker) -> None:
-    fake_worker.during = lambda name, job: _add(release, "models/late")
+    fake_worker.during = lambda name, job: add(release, "models/late")
     with pytest.raises(ListingMismatch, match="never signed: 'models/late'"):
         verify(release)
 
@@ -538,7 +506,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_task_outside_of_any_project(release: Release, tmp_path: Path) -> None:
-    _flip(release.file("model.pt2"))
+    flip(release.file("model.pt2"))
     words = ["--release", str(release.bundle), "--public-key", str(release.public), "--json"]
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 4
