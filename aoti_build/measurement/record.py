@@ -48,7 +48,7 @@ class Metric(TextEnum):
     LOAD = "load"  # seconds from then on until the model can be called
     FIRST = "first"  # seconds of loading and of the first call, together
     STEADY = "steady"  # the median seconds of a call after the warm-up
-    MEMORY = "memory"  # peak bytes: of the process on a CPU, allocated by torch on a GPU
+    MEMORY = "memory"  # peak bytes: of the process on a CPU, of the device on a GPU
     SIZE = "size"  # bytes of the package, with weights that lie beside it
 
 

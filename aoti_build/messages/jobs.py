@@ -293,7 +293,7 @@ class MeasureResult(Message, frozen=True):
     """One sample: the calls of one process.
 
     `median` and `p95` are seconds of one call, by nearest rank over `calls` calls. `peak_memory` is
-    in bytes: of the process for the CPU, and of torch's allocations on the device for a GPU.
+    in bytes: of the process for the CPU, and of the device for a GPU.
     """
 
     median: float

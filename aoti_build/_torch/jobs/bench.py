@@ -19,12 +19,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aoti_build._torch.jobs.bench_ways import WAYS, Call, Way
-from aoti_build._torch.jobs.clocks import gpu_clock
+from aoti_build._torch.jobs.memory import PeakMemory
+from aoti_build._torch.jobs.nvml import gpu_clock
 from aoti_build._torch.jobs.timing import (
     EventTimer,
     Timer,
     WaitForTurn,
-    peak_memory,
     timed_calls,
     wall_time,
     warm_up,
@@ -48,7 +48,8 @@ def bench(job: BenchJob, events: Events) -> BenchResult:
     with events.phase("import"):
         import_seconds = TORCH_SECONDS + way.imports(job)
     points = _read_calls(job, way)
-    _start_device(device)
+    # This starts CUDA, which takes the same time in every way.
+    memory = PeakMemory(device)
     first = _copied(points[0], job)
     with events.phase("load"):
         began = time.perf_counter()
@@ -58,6 +59,7 @@ def bench(job: BenchJob, events: Events) -> BenchResult:
         call(*first[0], **first[1])
         synchronize(device)
         called = time.perf_counter()
+    memory.settle()
     turn = events.wait_for_turn if job.turns else None
     before = gpu_clock(device)
     with events.phase("timing"):
@@ -70,7 +72,7 @@ def bench(job: BenchJob, events: Events) -> BenchResult:
         import_seconds=import_seconds,
         load_seconds=loaded - began,
         first_seconds=called - began,
-        peak_memory=peak_memory(device),
+        peak_memory=memory.peak(),
         times=times,
         clocks=(before, after) if before is not None and after is not None else None,
     )
@@ -87,12 +89,6 @@ def _read_calls(job: BenchJob, way: Way) -> list[Arguments]:
 
         points = make_calls(job, job.points)
     return [way.arguments(args, kwargs, job.target.device) for args, kwargs in points]
-
-
-def _start_device(device: str) -> None:
-    """Start CUDA, which takes the same time in every way."""
-    if device != "cpu":
-        (torch.ones(1, device=device) + 1).cpu()
 
 
 def _copied(arguments: Arguments, job: BenchJob) -> Arguments:

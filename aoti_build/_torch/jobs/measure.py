@@ -14,7 +14,8 @@ import aoti_build
 from aoti_build._torch.checking.reference_reader import load_reference_data
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.drawn import Draw
-from aoti_build._torch.jobs.timing import peak_memory, sample
+from aoti_build._torch.jobs.memory import PeakMemory
+from aoti_build._torch.jobs.timing import sample
 from aoti_build._torch.program.permitted import set_precision
 from aoti_build.artifact.manifest import REFERENCE_DATA
 from aoti_build.errors import BuildError
@@ -28,6 +29,7 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
     """Time calls of the target's artifact. Inputs are on the device before."""
     target = job.target
     set_precision(target)
+    memory = PeakMemory(target.device)
     started = time.perf_counter()
     with events.phase("load"):
         model = _load(job)
@@ -50,6 +52,8 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
         model(*args, **kwargs)
         synchronize(target.device)
 
+    call(prepare())
+    memory.settle()
     with events.phase("timing"):
         result = sample(
             prepare,
@@ -57,7 +61,7 @@ def measure(job: MeasureJob, events: Events) -> MeasureResult:
             seconds=job.seconds,
             least_calls=job.least_calls,
             load_seconds=load_seconds,
-            peak_memory=lambda: peak_memory(target.device),
+            memory=memory,
             wait_for_turn=events.wait_for_turn if job.turns else None,
         )
     # The first call records the graph, and falls back to a plain call where that is not possible.

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from aoti_build._torch.events import Events
 from aoti_build._torch.jobs.converted import LoadModel, load_onnx, load_openvino
+from aoti_build._torch.jobs.memory import PeakMemory
 from aoti_build._torch.jobs.prepared import Prepared, prepare
-from aoti_build._torch.jobs.timing import peak_memory, sample
+from aoti_build._torch.jobs.timing import sample
 from aoti_build._torch.program.inputs import Call
 from aoti_build.errors import BuildError
 from aoti_build.messages import PeerJob, PeerResult
@@ -46,7 +47,7 @@ def peer(job: PeerJob, events: Events) -> PeerResult:
                 seconds=job.seconds,
                 least_calls=job.least_calls,
                 load_seconds=load_seconds,
-                peak_memory=lambda: peak_memory(target.device),
+                memory=PeakMemory(target.device),
                 wait_for_turn=events.wait_for_turn if job.turns else None,
             )
             return PeerResult(**asdict(result))

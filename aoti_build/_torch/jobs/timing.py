@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from aoti_build._torch.jobs.memory import PeakMemory
 from aoti_build.common.percentiles import nearest_rank
 from aoti_build.messages import MeasureResult
 
@@ -70,7 +68,7 @@ def sample(
     seconds: float,
     least_calls: int,
     load_seconds: float,
-    peak_memory: Callable[[], int],
+    memory: PeakMemory,
     wait_for_turn: WaitForTurn | None = None,
 ) -> MeasureResult:
     """Warm up, then time calls that last `seconds` together, and at least `least_calls` calls."""
@@ -80,7 +78,7 @@ def sample(
         median=nearest_rank(times, 0.5),
         p95=nearest_rank(times, 0.95),
         calls=len(times),
-        peak_memory=peak_memory(),
+        peak_memory=memory.peak(),
         load_seconds=round(load_seconds, 3),
     )
 
@@ -103,7 +101,7 @@ def timed_calls(
         return _calls(prepare, call, seconds, least, timer)
     times: list[float] = []
     total = 0.0
-    while (total < seconds and len(times) < _MOST_CALLS) or len(times) < least:
+    while not _is_enough(times, total, seconds, least):
         wait_for_turn()
         call(prepare())
         turn = _calls(prepare, call, _TURN_SECONDS, _LEAST_TURN_CALLS, timer)
@@ -118,7 +116,7 @@ def _calls(
     """The seconds of calls that follow each other."""
     times: list[float] = []
     total = 0.0
-    while (total < seconds and len(times) < _MOST_CALLS) or len(times) < least:
+    while not _is_enough(times, total, seconds, least):
         arguments = prepare()
         elapsed = timer(partial(call, arguments))
         times.append(elapsed)
@@ -126,29 +124,8 @@ def _calls(
     return times
 
 
-def peak_memory(device: str) -> int:
-    """The most bytes that this process had in memory, or that torch allocated on the GPU."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    peak = _peak_of_program()
-    if peak is not None:
-        return peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in units of 1024 bytes, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _peak_of_program() -> int | None:
-    """The peak of this program's own memory. None where the system does not tell.
-
-    The peak in `getrusage` includes that of the process which started this one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 1024  # it is in KiB
-    return None
+def _is_enough(times: Sequence[float], total: float, seconds: float, least: int) -> bool:
+    """Whether no further call is timed after `times`, which are `total` together."""
+    if len(times) < least:
+        return False
+    return total >= seconds or len(times) >= _MOST_CALLS
