@@ -13,6 +13,29 @@ The figures in results are in `aoti_build.figures`. Paths are absolute.
 
 from __future__ import annotations
 
+from aoti_build.messages.building import (
+    BuildJob,
+    BuildResult,
+    CompileJob,
+    CompileResult,
+    LocalizeJob,
+    LocalizeResult,
+)
+from aoti_build.messages.checking import (
+    CheckJob,
+    CheckResult,
+    FreshJob,
+    FreshResult,
+    InputKind,
+    OutputsJob,
+    OutputsResult,
+    ProbeJob,
+    ProbeResult,
+    RunJob,
+    RunOutcome,
+    RunRequest,
+    RunResult,
+)
 from aoti_build.messages.codec import FORMAT, FORMAT_VERSION, decode, encode
 from aoti_build.messages.dialogue import (
     ANSWERS,
@@ -31,39 +54,17 @@ from aoti_build.messages.dialogue import (
     Turn,
     TurnQuestion,
 )
-from aoti_build.messages.jobs import (
-    JOBS,
+from aoti_build.messages.job import Job, PackageJob, ResultT, TargetJob
+from aoti_build.messages.jobs import JOBS
+from aoti_build.messages.measuring import (
     BenchJob,
     BenchResult,
-    BuildJob,
-    BuildResult,
     CallsJob,
     CallsResult,
-    CheckJob,
-    CheckResult,
-    CompileJob,
-    CompileResult,
-    FreshJob,
-    FreshResult,
-    InputKind,
-    Job,
-    LocalizeJob,
-    LocalizeResult,
     MeasureJob,
     MeasureResult,
-    OutputsJob,
-    OutputsResult,
-    PackageJob,
     PeerJob,
     PeerResult,
-    ProbeJob,
-    ProbeResult,
-    ResultT,
-    RunJob,
-    RunOutcome,
-    RunRequest,
-    RunResult,
-    TargetJob,
 )
 from aoti_build.messages.parts import (
     AnyMessage,

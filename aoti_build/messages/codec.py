@@ -11,7 +11,7 @@ import msgspec
 from aoti_build import __version__
 from aoti_build.errors import MessageError
 from aoti_build.figures import TYPE
-from aoti_build.messages.jobs import TargetJob
+from aoti_build.messages.job import TargetJob
 from aoti_build.messages.parts import AnyMessage, Json, Message, TargetDocument
 from aoti_build.models_file.records import target_from_json, target_to_json
 
