@@ -130,6 +130,9 @@ class TargetBench:
         found = [question(Metric.FIRST, subject.name, old, new)]
         if is_empty:
             return found
+        # What a way imports may be a part of the load of another: a service that loads an artifact
+        # imports the type of its output then.
+        found.append(question(Metric.IMPORT, subject.name, old, new))
         found.append(question(Metric.MEMORY, subject.name, old, new))
         for sizes in self.sampler.points:
             found.append(question(Metric.STEADY, subject.name, old, new, sizes))
