@@ -187,8 +187,8 @@ def test_the_archive_has_the_bundle_and_nothing_of_this_host(two: Project, tmp_p
     out = made(two, archive=str(file))
     with tarfile.open(file) as archive:
         entries = archive.getmembers()
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    assert contents(tmp_path / "unpacked" / "shop-1.4.0") == contents(out)
+    subprocess.run(["tar", "-xf", str(file), "-C", str(tmp_path)], check=True)
+    assert contents(tmp_path / "shop-1.4.0") == contents(out)
     assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
     for entry in entries:
         assert (entry.uid, entry.gid, entry.uname, entry.gname) == (0, 0, "", "")
