@@ -14,6 +14,8 @@ from conftest import Finished, run_inv
 
 import aoti_build
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "continuous-integration.md"
 YAML = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
 GITHUB, GITLAB = (yaml.safe_load(text) for text in YAML[:2])

@@ -61,6 +61,7 @@ def said(row: dict[str, Any]) -> tuple[list[object], list[object]]:
     return outputs, [(probed["name"], probed["ok"]) for probed in row["refusals"]]
 
 
+@pytest.mark.slow
 def test_one_wrong_weight_is_found_from_cpp(built: Path, cache: dict[str, str]) -> None:
     def off(values: Any) -> None:
         values[3] += 1e-2
@@ -79,6 +80,7 @@ def test_one_wrong_weight_is_found_from_cpp(built: Path, cache: dict[str, str]) 
     )
 
 
+@pytest.mark.slow
 def test_a_crash_in_cpp_is_a_verdict_with_the_signals_name(
     built: Path, cache: dict[str, str], tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def foreign(built: Path, tmp_path: Path) -> tuple[Path, Path]:
     return foreign_package(right, marker, tmp_path), marker
 
 
-@pytest.mark.parametrize("command", ["python", "cpp", "run"])
+@pytest.mark.parametrize("command", ["python", pytest.param("cpp", marks=pytest.mark.slow), "run"])
 def test_what_takes_a_packages_place_is_not_executed(
     built: Path,
     foreign: tuple[Path, Path],
@@ -80,6 +80,7 @@ def test_what_takes_a_packages_place_is_not_executed(
         assert not (directory / VERIFY).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_package_that_is_foreign_half_of_the_time_is_not_executed(
     built: Path, foreign: tuple[Path, Path], tmp_path: Path, way: str

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +84,47 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
-    root = tmp_path_factory.mktemp("faults") / "project"
+# The others are tried by the slow tests.
+QUICK_FAULTS = ("no activation", "dropped")
+
+
+def built_with(root: Path, faults: Iterable[str]) -> tuple[Path, Finished]:
+    """The finished build of a project with these faults, and with a model that has none."""
     common = "  source: net.py:build\n  inputs: [{shape: [8, 8]}]\n"
     models = (
-        f"{name.replace(' ', '_')}:\n{common}  kwargs: {{fault: {name}}}\n" for name in FAULTS
+        f"{name.replace(' ', '_')}:\n{common}  kwargs: {{fault: {name}}}\n" for name in faults
     )
     write_single(root, NET, "".join(models) + f"sound:\n{common}")
     return root, run_inv(root, "build", "--keep-going", "--jobs", "2", "--json")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    return built_with(tmp_path_factory.mktemp("faults") / "project", QUICK_FAULTS)
+
+
+@pytest.fixture(scope="module")
+def more_faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    others = [fault for fault in FAULTS if fault not in QUICK_FAULTS]
+    return built_with(tmp_path_factory.mktemp("more-faults") / "project", others)
+
+
+@pytest.mark.parametrize("fault", QUICK_FAULTS)
 def test_compiled_code_that_differs_is_not_published_and_where_is_said(
     faulty: tuple[Path, Finished], fault: str
 ) -> None:
-    root, finished = faulty
+    assert_not_published(*faulty, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in QUICK_FAULTS])
+def test_other_faults_are_not_published_and_where_is_said(
+    more_faulty: tuple[Path, Finished], fault: str
+) -> None:
+    assert_not_published(*more_faulty, fault)
+
+
+def assert_not_published(root: Path, finished: Finished, fault: str) -> None:
     row = finished.target(f"{fault.replace(' ', '_')}/cpu")
     assert row["action"] == "failed"
     error = row["error"]

@@ -419,12 +419,14 @@ def refused(root: Path, target: str, inputs: dict[str, Tensor]) -> str:
     return f"{caught.value} {caught.value.cause}"
 
 
+@pytest.mark.slow
 def test_loaded_models_answer_sizes_that_nobody_checked(built: Path) -> None:
     compared(built, "prefill", "Decoder", decoder_inputs(3, 11, 6))
     compared(built, "decode", "Decoder", decoder_inputs(3, 13, 1))
     compared(built, "mixed", "Mixed", mixed_inputs(3, 10))
 
 
+@pytest.mark.slow
 def test_loaded_models_refuse_what_does_not_follow(built: Path) -> None:
     good = decoder_inputs(3, 11, 6)
     said = refused(built, "prefill", {**good, "mask": torch.randn(3, 18)})
@@ -457,6 +459,7 @@ def test_verify_compares_and_probes_them(built: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_package_itself_asserts_a_size_that_follows_two_dims(built: Path) -> None:
     package = torch._inductor.aoti_load_package(str(built / "artifacts/prefill/cpu/model.pt2"))
     good = decoder_inputs(3, 11, 6)
@@ -465,6 +468,7 @@ def test_a_package_itself_asserts_a_size_that_follows_two_dims(built: Path) -> N
         package(**{**good, "mask": torch.randn(3, 18)})
 
 
+@pytest.mark.slow
 def test_sizes_are_spelt_alike_everywhere(built: Path) -> None:
     manifest = json.loads((built / "artifacts/prefill/cpu/manifest.json").read_text())
     inputs = {entry["name"]: entry["shape"] for entry in manifest["signature"]["inputs"]}

@@ -150,6 +150,7 @@ def eager(kind: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     return kind().eval().requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_inputs_in_any_order_of_memory_are_answered_rightly(
     load: Callable[[str], Any], net: ModuleType
 ) -> None:
@@ -167,6 +168,7 @@ def test_inputs_in_any_order_of_memory_are_answered_rightly(
             torch.testing.assert_close(volume(lay_out(x)), expected(x))
 
 
+@pytest.mark.slow
 def test_one_channel_is_contiguous_whatever_strides_it_has(
     load: Callable[[str], Any], net: ModuleType, built: tuple[Path, Finished]
 ) -> None:
@@ -185,6 +187,7 @@ def test_one_channel_is_contiguous_whatever_strides_it_has(
     assert ran.code == 0, ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_results_have_the_strides_of_eager_mode(
     load: Callable[[str], Any], net: ModuleType
 ) -> None:
@@ -194,6 +197,7 @@ def test_results_have_the_strides_of_eager_mode(
     assert model(x=x)[0].stride() == image.stride() == strides_of(image.shape, "channels_last")
 
 
+@pytest.mark.slow
 def test_new_weights_are_taken_in_the_order_of_the_package(
     load: Callable[[str], Any], net: ModuleType
 ) -> None:
@@ -211,6 +215,7 @@ def test_new_weights_are_taken_in_the_order_of_the_package(
             torch.testing.assert_close(model(x=x), other(x))
 
 
+@pytest.mark.slow
 def test_what_is_written_reaches_tensors_of_any_order(
     load: Callable[[str], Any], net: ModuleType
 ) -> None:
@@ -225,6 +230,7 @@ def test_what_is_written_reaches_tensors_of_any_order(
             assert (memory.stride(), memory.data_ptr()) == before
 
 
+@pytest.mark.slow
 def test_manifest_verify_run_and_inspect_know_the_format(built: tuple[Path, Finished]) -> None:
     root, _ = built
     formats = {}

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Finished, run_inv
 
+pytestmark = pytest.mark.slow
+
 NETS = """
 import torch
 from torch import nn

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Finished, run_inv
 from projects import write_single
 
@@ -78,6 +79,7 @@ def test_packages_without_state_are_timed_against_eager(
             assert row["latency"]["eager"] is None or 0 < row["latency"]["eager"] < 60
 
 
+@pytest.mark.slow
 def test_a_failure_has_the_first_error_of_the_compiler(tmp_path: Path) -> None:
     write_single(tmp_path, SOURCE, MODEL)
     compiler = tmp_path / "cxx"

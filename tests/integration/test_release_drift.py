@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import Finished, run_inv
 
+pytestmark = pytest.mark.slow
+
 # It has state, so the later calls of a case depend on the earlier ones.
 SOURCE = """
     import torch

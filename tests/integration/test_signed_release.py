@@ -230,6 +230,7 @@ def test_a_module_with_the_name_of_the_source_is_not_imported(received: Path, ma
         assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_the_same_from_cpp(received: Path, cpp_cache: dict[str, str]) -> None:
     finished = verify(received, "--runtime", "cpp", variables=cpp_cache)
     assert finished.code == 0, finished.err
@@ -271,7 +272,7 @@ def test_a_cache_from_an_unsigned_load_does_no_harm(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("command", ["python", "cpp", "run"])
+@pytest.mark.parametrize("command", ["python", pytest.param("cpp", marks=pytest.mark.slow), "run"])
 def test_what_takes_the_place_of_a_package_does_not_run(
     received: Path, foreign: Path, marker: Path, command: str, cpp_cache: dict[str, str]
 ) -> None:
@@ -290,6 +291,7 @@ def test_what_takes_the_place_of_a_package_does_not_run(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_package_that_is_foreign_half_of_the_time_does_not_run(
     received: Path, foreign: Path, marker: Path, tmp_path: Path, way: str
