@@ -6,11 +6,12 @@ Half of them compare the first package with itself, where "worse" is a false ala
 compare the second package with the first, where "worse" is right.
 
     python benchmarks/false_alarms.py DIRECTORY [--comparisons 100] [--cpus 0,1]
+        [--kinds equal,slower]
 
 DIRECTORY gets the project and `results.jsonl`, with a line for each comparison. A run that was
 interrupted goes on where it ended. Each processor of `--cpus` makes comparisons of its own at the
 same time, and its processes are pinned to it. `--comparisons` counts those of each kind, so there
-are twice as many. `--summary` only prints what the file says.
+are twice as many with both. `--summary` only prints what the file says.
 """
 
 from __future__ import annotations
@@ -156,9 +157,16 @@ def _read(results: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _measure(project: Project, results: Path, cpus: Sequence[int], comparisons: int) -> None:
+def _waiting(results: Path, comparisons: int, kinds: Sequence[str]) -> list[int]:
+    """The numbers of the comparisons that were not made yet."""
     made = {entry["number"] for entry in _read(results)}
-    waiting = [number for number in range(len(KINDS) * comparisons) if number not in made]
+    numbers = range(len(KINDS) * comparisons)
+    wanted = [number for number in numbers if KINDS[number % len(KINDS)] in kinds]
+    return [number for number in wanted if number not in made]
+
+
+def _measure(project: Project, results: Path, cpus: Sequence[int], waiting: Sequence[int]) -> None:
+    """Make the comparisons with the numbers `waiting`."""
     samples.SECONDS = SECONDS
     with tempfile.TemporaryDirectory(prefix="aoti_build-") as scratch:
         processes = []
@@ -212,13 +220,16 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--comparisons", type=int, default=100)
     parser.add_argument("--cpus", default="0", help="processors, separated by commas")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     directory = options.directory.absolute()
     results = directory / "results.jsonl"
     if not options.summary:
         cpus = [int(word) for word in options.cpus.split(",")]
-        _measure(_prepare(directory), results, cpus, options.comparisons)
+        project = _prepare(directory)
+        waiting = _waiting(results, options.comparisons, options.kinds.split(","))
+        _measure(project, results, cpus, waiting)
     _print_summary(_read(results))
 
 

@@ -242,7 +242,7 @@ class Bencher:
             samples=self.options.samples,
             deadline=deadline,
             on_progress=lambda phase: self.on_progress(target, phase),
-            in_turns=base is not None and fit_together([base.size, base.size]),
+            in_turns=base is not None and fit_together([bench_base.size_of(manifest), base.size]),
         )
 
 
