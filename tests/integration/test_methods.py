@@ -13,6 +13,8 @@ import pytest
 from conftest import Finished, run_inv
 from projects import write_single
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """\
 import torch
 from torch import nn
@@ -160,7 +162,6 @@ def test_each_method_is_compiled_and_a_strict_export_keeps_state(built: Path) ->
     assert not [name for name in manifest["source"]["sources"] if "checkpoints" in name]
 
 
-@pytest.mark.slow
 def test_new_shards_are_repacked_and_a_moved_file_costs_no_compile(built: Path) -> None:
     assert run_inv(built, "build", "--json").target("encode/cpu")["action"] == "up-to-date"
     write_shards(built, seed=2)
