@@ -115,22 +115,23 @@ MORE_MODELS = """
 """
 
 
-@pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("states") / "project"
-    write_single(root, NETS, MODELS)
+def built_with(root: Path, models: str) -> Path:
+    """A project whose artifacts of `models` are built."""
+    write_single(root, NETS, models)
     finished = run_inv(root, "build", "--json")
     assert finished.code == 0, finished.err
     return root
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_with(tmp_path_factory.mktemp("states") / "project", MODELS)
 
 
 @pytest.fixture(scope="module")
 def more_states(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("more-states") / "project"
-    write_single(root, NETS, MORE_MODELS)
-    finished = run_inv(root, "build", "--json")
-    assert finished.code == 0, finished.err
-    return root
+    """The models of the slow tests."""
+    return built_with(tmp_path_factory.mktemp("more-states") / "project", MORE_MODELS)
 
 
 @pytest.mark.parametrize("runtime", ["python", pytest.param("cpp", marks=pytest.mark.slow)])
@@ -182,9 +183,8 @@ def test_the_manifest_says_what_a_call_writes_into(states: Path) -> None:
 @pytest.mark.slow
 def test_large_outputs_are_all_compared_in_little_room(more_states: Path) -> None:
     """Eight sequences of three calls, up to 3 x 16 x 9,000 values each, in 12 MB."""
-    assert (more_states / "artifacts/wide/cpu/reference.safetensors").stat().st_size < 12.5 * (
-        1 << 20
-    )
+    reference_data = more_states / "artifacts/wide/cpu/reference.safetensors"
+    assert reference_data.stat().st_size < 12.5 * (1 << 20)
     cases = run_inv(more_states, "verify", "--json", "--target", "wide").target("wide/cpu")["cases"]
     assert len(cases) == 24
     assert not [case for case in cases if "skipped" in case]

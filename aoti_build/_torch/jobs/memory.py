@@ -24,15 +24,12 @@ class PeakMemory:
 
     def __init__(self, device: str) -> None:
         self._is_cuda = device == "cuda"
-        # Whether the driver tells what this process has, and not only what the whole GPU has.
-        self._is_of_process = False
         self._before = 0
         self._beside_torch = 0
         if self._is_cuda:
             # This starts CUDA, whose own memory does not count.
             (torch.ones(1, device=device) + 1).cpu()
-            self._is_of_process = process_memory() is not None
-            self._before = _used_beside_torch(self._is_of_process)
+            self._before = _used_beside_torch()
 
     def settle(self) -> None:
         """Count what the model took by now.
@@ -40,7 +37,7 @@ class PeakMemory:
         Other workers of a comparison start after this, and take memory too.
         """
         if self._is_cuda:
-            self._beside_torch = max(_used_beside_torch(self._is_of_process) - self._before, 0)
+            self._beside_torch = max(_used_beside_torch() - self._before, 0)
 
     def peak(self) -> int:
         """The peak in bytes until now."""
@@ -49,9 +46,10 @@ class PeakMemory:
         return _peak_of_process()
 
 
-def _used_beside_torch(of_process: bool) -> int:
-    """The bytes of the current GPU that are in use, without those that torch's allocator has."""
-    used = process_memory() if of_process else None
+def _used_beside_torch() -> int:
+    """The bytes of the current GPU that this process has without torch's allocator, or that all
+    have where the driver does not tell of one process."""
+    used = process_memory()
     if used is None:
         free, total = torch.cuda.mem_get_info()
         used = total - free
